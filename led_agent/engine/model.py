@@ -1,0 +1,262 @@
+"""A loaded model, seen as parts: blocks, final norm, head, tokenizer. What isn't covered is refused by name.
+
+This file knows transformers' model classes. It does not know slots or sampling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from led_agent.engine.attention import NAME
+from led_agent.errors import ModelError, UsageError
+
+__all__ = ["SUPPORTED", "ModelParts", "Thinking", "load_parts"]
+
+# Proven by parity tests on random models of each. All have model.layers, model.norm and lm_head, and apply nothing
+# between the two that a shallower state would have to go through as well.
+SUPPORTED = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
+# Rotary tables that change with the longest row of a batch: a branch would then depend on its neighbours.
+_UNSTEADY_ROPE = ("dynamic", "longrope")
+
+
+@dataclass(frozen=True)
+class Thinking:
+    """The token sequences that open and close a model's thinking; empty where it has no such tags."""
+
+    open: tuple[int, ...] = ()
+    close: tuple[int, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.close)
+
+
+@dataclass
+class ModelParts:
+    """A model's parts, as the engine needs them.
+
+    Attributes:
+        model: The unmodified transformers model, in evaluation mode, with our attention function.
+        tokenizer: None for a model used with token ids only.
+        vocab: Tokens that can be sampled: the head's columns without its padding.
+        context: Positions that a sequence may have.
+        eos: Token ids that end an answer.
+        thinking: Its thinking tags.
+    """
+
+    model: PreTrainedModel
+    tokenizer: Any
+    vocab: int
+    context: int
+    eos: frozenset[int]
+    thinking: Thinking
+    _taps: dict[int, Tensor] = field(default_factory=dict)
+    _wanted: frozenset[int] = frozenset()
+
+    def __post_init__(self) -> None:
+        for index, block in enumerate(self.blocks):
+            block.register_forward_hook(self._keep_after(index + 1))
+        self.blocks[0].register_forward_pre_hook(self._keep_input, with_kwargs=True)
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, tokenizer: Any = None) -> ModelParts:
+        """Take a model apart.
+
+        Raises:
+            ModelError: its architecture isn't covered; the message says what stands against it.
+        """
+        _check_architecture(model)
+        model.train(False)
+        model.set_attn_implementation(NAME)
+        return cls(
+            model=model,
+            tokenizer=tokenizer,
+            vocab=_vocab(model, tokenizer),
+            context=_context(model.config),
+            eos=_eos(model, tokenizer),
+            thinking=_thinking(tokenizer),
+        )
+
+    @property
+    def blocks(self) -> Sequence[torch.nn.Module]:
+        blocks: Sequence[torch.nn.Module] = self.model.model.layers
+        return blocks
+
+    @property
+    def n_blocks(self) -> int:
+        return len(self.blocks)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    @property
+    def kv_shape(self) -> tuple[int, int, int]:
+        """(layers, kv_heads, head_dim) of the keys and values."""
+        config = self.model.config
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return self.n_blocks, config.num_key_value_heads, head_dim
+
+    def hidden(self, ids: Tensor, positions: Tensor, mask: Tensor, cache: Any) -> Tensor:
+        """The normed final states [rows, queries, hidden] of a forward with our cache and mask."""
+        out = self.model.model(
+            input_ids=ids, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=True
+        )
+        states: Tensor = out.last_hidden_state
+        return states
+
+    def head(self, states: Tensor) -> Tensor:
+        """Logits [rows, vocab] of states [rows, hidden], in the model's dtype, padding columns left out."""
+        logits: Tensor = self.model.lm_head(states)
+        return logits[..., : self.vocab]
+
+    def norm(self, states: Tensor) -> Tensor:
+        """The final norm."""
+        normed: Tensor = self.model.model.norm(states)
+        return normed
+
+    @contextmanager
+    def tapping(self, after: frozenset[int]) -> Iterator[dict[int, Tensor]]:
+        """Keep references to the residual stream [rows, queries, hidden] after these numbers of blocks (0 is the
+        embeddings) in every forward inside the block; gone when it is left."""
+        self._wanted = after
+        try:
+            yield self._taps
+        finally:
+            self._wanted = frozenset()
+            self._taps.clear()
+
+    def _keep_after(self, depth: int) -> Any:
+        def hook(_module: torch.nn.Module, _args: Any, output: Any) -> None:
+            if depth in self._wanted:
+                self._taps[depth] = output if isinstance(output, Tensor) else output[0]
+
+        return hook
+
+    def _keep_input(self, _module: torch.nn.Module, args: Any, kwargs: Any) -> None:
+        if 0 in self._wanted:
+            self._taps[0] = args[0] if args else kwargs["hidden_states"]
+
+
+def load_parts(path: str | Path, *, device: str = "auto", dtype: str = "auto") -> ModelParts:
+    """Load a model and its tokenizer from a folder, or a hub id.
+
+    Args:
+        device: "auto" (CUDA where there is one), or a torch device.
+        dtype: "auto" (float32 on CPU, bfloat16 on CUDA), "float32", "bfloat16" or "float16".
+
+    Raises:
+        ModelError: it isn't there, or its architecture isn't covered.
+        UsageError: no such device or dtype.
+    """
+    place = _device(device)
+    kind = _dtype(dtype, place)
+    try:
+        _refuse_early(AutoConfig.from_pretrained(path))
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=kind)
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"can't load the model {str(path)!r}: {_first_line(error)}") from error
+    moved: PreTrainedModel = torch.nn.Module.to(model, place)  # its own `to` is untyped
+    return ModelParts.of(moved, tokenizer)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"no device is called {name!r}; use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"device {name!r}: torch sees no CUDA device here; use auto or cpu")
+    return device
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in known:
+        raise UsageError(f"no dtype is called {name!r}; use auto, {', '.join(known)}")
+    return known[name]
+
+
+def _refuse_early(config: Any) -> None:
+    """What the configuration alone tells, before gigabytes are read."""
+    kind = getattr(config, "model_type", "?")
+    if kind not in SUPPORTED:
+        raise ModelError(
+            f"models of type {kind!r} aren't covered: the engine has been proven on {', '.join(SUPPORTED)} only, "
+            "whose blocks, final norm and head it knows; choose a model of one of these"
+        )
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if not kinds <= {"full_attention", "sliding_attention"}:
+        raise ModelError(f"this {kind} model has layers of type {', '.join(sorted(kinds))}; only attention is covered")
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    if rope in _UNSTEADY_ROPE:
+        raise ModelError(
+            f"this {kind} model has {rope!r} rotary positions, which change with the longest row of a batch; "
+            "a model with fixed ones (default, linear, llama3, yarn) is needed"
+        )
+
+
+def _check_architecture(model: PreTrainedModel) -> None:
+    _refuse_early(model.config)
+    base = getattr(model, "model", None)
+    if not all(hasattr(base, name) for name in ("layers", "norm")) or not hasattr(model, "lm_head"):
+        raise ModelError(
+            f"{type(model).__name__} lacks model.layers, model.norm or lm_head; load it as a causal language model"
+        )
+
+
+def _vocab(model: PreTrainedModel, tokenizer: Any) -> int:
+    columns = int(model.lm_head.weight.shape[0])
+    if tokenizer is None:
+        return columns
+    return min(columns, 1 + int(max(tokenizer.get_vocab().values())))
+
+
+def _context(config: Any) -> int:
+    """Positions that a sequence may have. Where layers have a sliding window, no more than it: up to there it has no
+    effect, and the engine is exact."""
+    limits = [config.max_position_embeddings]
+    slides = "sliding_attention" in (getattr(config, "layer_types", None) or [])
+    if config.model_type == "mistral" or slides:
+        limits.append(getattr(config, "sliding_window", None) or config.max_position_embeddings)
+    return int(min(limits))
+
+
+def _eos(model: PreTrainedModel, tokenizer: Any) -> frozenset[int]:
+    found: set[int] = set()
+    sources = (getattr(model, "generation_config", None), model.config, tokenizer)
+    for source in sources:
+        value = getattr(source, "eos_token_id", None)
+        found.update([value] if isinstance(value, int) else value or [])
+    return frozenset(found)
+
+
+def _thinking(tokenizer: Any) -> Thinking:
+    """A model thinks between tags where its chat template or its added tokens name them."""
+    if tokenizer is None:
+        return Thinking()
+    named = str(getattr(tokenizer, "chat_template", None) or "") + " ".join(tokenizer.get_added_vocab())
+    if "</think>" not in named:
+        return Thinking()
+    encode = [tuple(tokenizer.encode(tag, add_special_tokens=False)) for tag in ("<think>", "</think>")]
+    return Thinking(*encode)

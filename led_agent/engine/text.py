@@ -1,0 +1,67 @@
+"""From tokens to text, a token at a time, and stop strings in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["Detokenizer", "find_stop"]
+
+_UNFINISHED = "\ufffd"  # what a tokenizer gives for bytes that don't make a character yet
+
+
+class Detokenizer:
+    """Text of a growing token sequence, special tokens left out. Without a tokenizer there is no text.
+
+    A token's text depends on its neighbours (leading spaces, characters split over tokens), so each new piece is the
+    difference between decoding a short window with and without the new tokens.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        self._start = self._read = 0  # the window begins at _start; what is before _read has been given out
+        self._cut = False
+        self.text = ""
+
+    def append(self, token: int) -> str:
+        """Take a token; the text that is new by it, empty while a character is incomplete."""
+        if self._tokenizer is None:
+            return ""
+        self._ids.append(token)
+        before, after = self._window()
+        if after.endswith(_UNFINISHED) or len(after) <= len(before):
+            return ""
+        self._start, self._read = self._read, len(self._ids)
+        fresh = after[len(before) :]
+        self.text += fresh
+        return fresh
+
+    def finish(self) -> str:
+        """All text, what was held back included."""
+        if self._tokenizer is not None and not self._cut:
+            before, after = self._window()
+            self.text += after[len(before) :]
+            self._start = self._read = len(self._ids)
+        return self.text
+
+    def cut(self, at: int) -> None:
+        """Drop the text from there on."""
+        self.text, self._cut = self.text[:at], True
+
+    def _window(self) -> tuple[str, str]:
+        decode = self._tokenizer.decode
+        before = decode(self._ids[self._start : self._read], skip_special_tokens=True)
+        after = decode(self._ids[self._start :], skip_special_tokens=True)
+        return before, after
+
+
+def find_stop(text: Detokenizer, fresh: str, stops: Sequence[str], *, cut: bool) -> bool:
+    """Whether one of the strings is completed by the ``fresh`` end of the text; with ``cut`` it and what follows go."""
+    for stop in stops:
+        at = text.text.find(stop, max(0, len(text.text) - len(fresh) - len(stop) + 1))
+        if at >= 0:
+            if cut:
+                text.cut(at)
+            return True
+    return False

@@ -1,0 +1,185 @@
+"""A decoder in this process: the engine in a thread of its own, and a tokenizer in front of it.
+
+It turns requests (messages, text) into the engine's (token ids), and the engine's events into the search's. It does
+not know trees, strategies or verifiers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Self
+
+from led_agent.errors import LedError, UsageError
+from led_agent.models import locate
+from led_agent.protocols import BranchDone, BranchProgress, Sink
+from led_agent.types import Branch, DecodeRequest, Message
+
+if TYPE_CHECKING:
+    from led_agent.engine import BranchEvent, Engine, EngineRequest
+
+__all__ = ["LocalDecoder"]
+
+
+@dataclass
+class _Job:
+    request: DecodeRequest
+    sink: Sink
+
+
+@dataclass
+class _Orders:
+    """What other threads want of the engine's; taken between steps."""
+
+    submitted: queue.SimpleQueue[_Job] = field(default_factory=queue.SimpleQueue)
+    cancelled: queue.SimpleQueue[str] = field(default_factory=queue.SimpleQueue)
+    wake: threading.Event = field(default_factory=threading.Event)
+    close: threading.Event = field(default_factory=threading.Event)
+
+
+class LocalDecoder:
+    """An engine that is stepped by its own thread, behind the ``Decoder`` protocol."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._jobs: dict[str, _Job] = {}
+        self._orders = _Orders()
+        self._thread = threading.Thread(target=self._work, name="led-engine", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def load(cls, model: str | None = None, *, device: str = "auto", dtype: str = "auto", slots: int = 16) -> Self:
+        """Load a model by alias, folder or hub id; None is the default model.
+
+        Raises:
+            ModelError: it can't be found, or isn't covered.
+            UsageError: no such device or dtype.
+        """
+        found = locate(model)
+        from led_agent.engine import Engine
+        from led_agent.engine.model import load_parts
+
+        return cls(Engine(load_parts(found, device=device, dtype=dtype), slots=slots))
+
+    @property
+    def slots(self) -> int:
+        return self.engine.slots
+
+    @property
+    def n_blocks(self) -> int:
+        """The model's depth: as many posteriors can be explored."""
+        return self.engine.parts.n_blocks
+
+    def check(self, request: DecodeRequest) -> None:
+        self.engine.check(self._translate(request))
+
+    def submit(self, request: DecodeRequest, sink: Sink) -> None:
+        self._orders.submitted.put(_Job(request, sink))
+        self._orders.wake.set()
+
+    def cancel(self, problem: str, ids: Sequence[str]) -> None:
+        for name in ids:
+            self._orders.cancelled.put(_key(problem, name))
+        self._orders.wake.set()
+
+    def close(self) -> None:
+        self._orders.close.set()
+        self._orders.wake.set()
+        self._thread.join()
+
+    def render(self, prompt: str | Sequence[Message]) -> list[int]:
+        """Token ids of a prompt: through the model's chat template, or as it is where the model has none.
+
+        Raises:
+            UsageError: chat messages for a model without a chat template, or a template that refuses them.
+        """
+        tokenizer = self.engine.parts.tokenizer
+        if tokenizer is None:
+            raise UsageError("this engine has no tokenizer; a search needs one")
+        if getattr(tokenizer, "chat_template", None) is None:
+            if not isinstance(prompt, str):
+                raise UsageError("this model has no chat template, so it takes a plain prompt, not chat messages")
+            return [int(t) for t in tokenizer.encode(prompt)]
+        messages = (
+            [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [m.model_dump() for m in prompt]
+        )
+        try:
+            text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # a template is the model's own code
+            raise UsageError(f"the model's chat template refuses these messages: {error}") from error
+        return [int(t) for t in tokenizer.encode(text, add_special_tokens=False)]
+
+    # --- the engine's thread -----------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while not self._orders.close.is_set():
+            self._take_orders()
+            if not self.engine.busy:
+                self._orders.wake.wait()
+                self._orders.wake.clear()
+                continue
+            try:
+                events = self.engine.step()
+            except Exception as error:  # noqa: BLE001  (out of memory, say: it costs these branches, not the process)
+                self._fail_all(f"{type(error).__name__}: {error}")
+                continue
+            for event in events:
+                self._report(event)
+
+    def _take_orders(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                job = self._orders.submitted.get_nowait()
+                self._start(job)
+        doomed: set[str] = set()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                doomed.add(self._orders.cancelled.get_nowait())
+        for event in self.engine.cancel(doomed) if doomed else ():
+            self._report(event)
+
+    def _start(self, job: _Job) -> None:
+        translated = self._translate(job.request)
+        try:
+            self._jobs[translated.id] = job
+            self.engine.submit(translated)
+        except LedError as error:
+            del self._jobs[translated.id]
+            job.sink(BranchDone(Branch(id=job.request.id, text="", finish="error", error=str(error))))
+
+    def _report(self, event: BranchEvent) -> None:
+        job = self._jobs.get(event.id)
+        if job is None:
+            return
+        if event.branch is None:
+            job.sink(BranchProgress(job.request.id, event.tokens, event.text))
+        else:
+            del self._jobs[event.id]
+            job.sink(BranchDone(event.branch.model_copy(update={"id": job.request.id})))
+
+    def _fail_all(self, reason: str) -> None:
+        for event in self.engine.cancel(list(self._jobs)):
+            if event.branch is not None:
+                failed = event.branch.model_copy(update={"finish": "error", "error": reason})
+                self._report(replace(event, branch=failed))
+
+    def _translate(self, request: DecodeRequest) -> EngineRequest:
+        from led_agent.engine import EngineRequest
+
+        return EngineRequest(
+            id=_key(request.problem, request.id),
+            prompt_ids=self.render(request.prompt),
+            prefix_ids=request.prefix_ids,
+            decoding=request.decoding,
+            seed=request.seed,
+            max_tokens=request.max_tokens,
+            stop=request.stop,
+            step=request.step,
+        )
+
+
+def _key(problem: str, name: str) -> str:
+    return f"{problem}#{name}"

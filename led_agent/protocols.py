@@ -1,0 +1,97 @@
+"""The three plug-in points: each is one call behind a Protocol.
+
+A plain function is a valid verifier; a frozen dataclass with ``propose`` is a valid strategy; a decoder is
+whatever takes requests and reports branches to a sink.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from led_agent.types import Branch, DecodeRequest, Problem, Verdict
+
+if TYPE_CHECKING:
+    from led_agent.tree import Tree
+
+__all__ = ["BranchDone", "BranchProgress", "DecodeEvent", "Decoder", "Sink", "Strategy", "Verifier"]
+
+
+@runtime_checkable
+class Strategy(Protocol):
+    """What to try next.
+
+    Stateless: all it needs is on the tree, so that resuming, replaying and moving it to another machine come free.
+    A strategy may also have ``finished(tree) -> bool``: the search ends, and cancels what is in flight, as soon as
+    it is true. Without it, the search ends at the first accepted branch.
+    """
+
+    def propose(self, tree: Tree, slots: int) -> Sequence[DecodeRequest]:
+        """Up to ``slots`` new requests, made by ``tree.requests(…)``.
+
+        Called again whenever slots come free or the tree has changed. Nothing proposed while nothing is in flight
+        ends the search.
+        """
+        ...
+
+
+class Verifier(Protocol):
+    """Whether a branch's answer holds.
+
+    Called off the decoding thread, from several threads at once. ``branch`` holds the whole text from the prompt
+    on. A bool is accepted or rejected. A float is a score in [0, 1]: 1 accepts, 0 rejects, and anything between
+    abstains and only ranks. Its name in verdicts is its ``name`` attribute, else its ``__name__``, else its class's;
+    a ``close()`` method, where there is one, is called when the search is closed.
+    """
+
+    def __call__(self, problem: Problem, branch: Branch, /) -> Verdict | bool | float: ...
+
+
+@dataclass(frozen=True)
+class BranchProgress:
+    """A branch has grown: its tokens and text so far."""
+
+    id: str
+    tokens: int
+    text: str
+
+
+@dataclass(frozen=True)
+class BranchDone:
+    """A branch is complete, cancelled or failed. Exactly one for each request."""
+
+    branch: Branch
+
+
+DecodeEvent = BranchProgress | BranchDone
+Sink = Callable[[DecodeEvent], None]
+
+
+class Decoder(Protocol):
+    """Grows branches, in this process or elsewhere."""
+
+    @property
+    def slots(self) -> int:
+        """How many branches grow at a time."""
+        ...
+
+    def check(self, request: DecodeRequest) -> None:
+        """Refuse what this model can't do, before anything is computed.
+
+        Raises:
+            UsageError: settings beyond the model, or a prompt beyond its context.
+        """
+        ...
+
+    def submit(self, request: DecodeRequest, sink: Sink) -> None:
+        """Queue a request; its events go to ``sink``, from a thread of the decoder's own."""
+        ...
+
+    def cancel(self, problem: str, ids: Sequence[str]) -> None:
+        """End these requests soon; each is still reported, with ``finish="cancelled"`` and what it had."""
+        ...
+
+    def close(self) -> None:
+        """Give the model's memory and threads back."""
+        ...

@@ -1,0 +1,76 @@
+"""What a search gives back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ConfigDict
+
+from led_agent.answers import final_answer
+from led_agent.events import Ended, RunStatus
+from led_agent.tree import Tree
+from led_agent.types import Branch, Problem, Record, Usage, Verdict
+
+__all__ = ["Solution"]
+
+
+class Solution(Record):
+    """The best answer found, why it is the best, and the whole tree.
+
+    Attributes:
+        text: The whole output of the best branch; empty where nothing was decoded.
+        answer: Its final answer: as the verifier extracted it, else as it reads from the text.
+        verified: Whether the verifiers accepted it.
+        verdict: The verdict that decided; None where none was given.
+        status: How the search ended: "verified"; "exhausted" (the strategy had nothing left); "budget";
+            "interrupted"; "failed" (the strategy raised, or nothing could be decoded).
+        reason: That in words.
+        usage: What it cost.
+        tree: All branches.
+        branch: The best branch itself.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    problem: Problem
+    text: str
+    answer: str | None
+    verified: bool
+    verdict: Verdict | None
+    status: RunStatus
+    reason: str
+    usage: Usage
+    branch: Branch | None
+    tree: Tree
+
+    @classmethod
+    def of(cls, tree: Tree, ended: Ended) -> Solution:
+        """The solution that a tree amounts to at its end."""
+        best = tree.best()
+        branch = tree.branch(best.id) if best else None
+        verdict = best.verdict if best else None
+        text = branch.text if branch else ""
+        return cls(
+            problem=tree.problem,
+            text=text,
+            answer=verdict.answer if verdict and verdict.answer is not None else final_answer(text),
+            verified=best is not None and best.status == "accepted",
+            verdict=verdict,
+            status=ended.status,
+            reason=ended.reason,
+            usage=ended.usage,
+            branch=branch,
+            tree=tree,
+        )
+
+    def row(self) -> dict[str, Any]:
+        """The solution as one line of ``--json`` and of results.jsonl."""
+        return {
+            "id": self.problem.key,
+            "text": self.text,
+            "answer": self.answer,
+            "verified": self.verified,
+            "status": self.status,
+            "reason": self.reason,
+            "usage": self.usage.model_dump(),
+        }

@@ -1,0 +1,557 @@
+"""The tree: all that a search knows of a problem. Strategies read it, the loop writes it, the journal replays it.
+
+This file is the only one that knows networkx. It does not know how branches are decoded or judged: it keeps what
+came of that, refuses what can't follow, and answers questions about it.
+
+Every change is an event (``led_agent.events``); a tree is the sum of its events, so replaying a journal gives the
+same tree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import networkx as nx
+from pydantic import ValidationError
+
+from led_agent.errors import UsageError, explain
+from led_agent.events import Decoded, Ended, Event, Judged, Noted, Pruned, Requested, Started
+from led_agent.types import Branch, DecodeRequest, Decoding, Message, Problem, Usage, Verdict
+
+__all__ = ["ROOT", "Node", "NodeStatus", "Tree", "derive_seed", "summary_verdict"]
+
+ROOT = "root"
+NodeStatus = Literal["open", "expanded", "accepted", "rejected", "pruned", "failed"]
+_FORMAT = "led_agent.tree/1"
+_RANK: dict[NodeStatus, int] = {"accepted": 4, "open": 3, "expanded": 2, "rejected": 1, "pruned": 0, "failed": -1}
+
+
+def derive_seed(seed: int, problem: Problem, node: str) -> int:
+    """63-bit seed of a node: a digest of the search's seed, the prompt and the node's id, so that the order in which
+    branches are asked for does not matter."""
+    text = f"{seed}\n{problem.digest}\n{node}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
+
+
+def summary_verdict(verdicts: Sequence[Verdict]) -> Verdict | None:
+    """The one that decides: a rejection over an error over an acceptance over an abstention; None without any.
+
+    An error among acceptances leaves the branch unverified: a verifier that did not work has not agreed.
+    """
+    order = ("rejected", "error", "accepted", "abstained")
+    return min(verdicts, key=lambda v: order.index(v.status), default=None)
+
+
+@dataclass(frozen=True)
+class Node:
+    """A view of one node. ``request`` is None for the root only, ``branch`` while it is still being decoded."""
+
+    id: str
+    parent: str | None
+    request: DecodeRequest | None
+    branch: Branch | None
+    verdicts: tuple[Verdict, ...]
+    status: NodeStatus
+    reason: str
+    notes: tuple[str, ...]
+    order: int
+
+    @property
+    def pending(self) -> bool:
+        """Asked for, not yet back."""
+        return self.request is not None and self.branch is None and self.status == "open"
+
+    @property
+    def purpose(self) -> str:
+        return self.request.purpose if self.request else ""
+
+    @property
+    def verdict(self) -> Verdict | None:
+        return summary_verdict(self.verdicts)
+
+
+class Tree:
+    """The state of a search on one problem, around a ``networkx.DiGraph``.
+
+    Node ids are paths: "3" is the root's third child, "3.1" its first child. Nodes carry ``request``, ``branch``,
+    ``verdicts``, ``status`` (open, expanded, accepted, rejected, pruned, failed), ``decoding``, ``seed``,
+    ``reason`` and ``notes``.
+    """
+
+    def __init__(
+        self,
+        problem: Problem | str,
+        *,
+        decoding: Decoding | None = None,
+        seed: int = 0,
+        max_tokens: int = 512,
+        stop: Sequence[str] = (),
+    ) -> None:
+        asked = Problem(prompt=problem) if isinstance(problem, str) else problem
+        chosen = decoding if decoding is not None else Decoding.led("paper")
+        self.started = Started(problem=asked, decoding=chosen, seed=seed, max_tokens=max_tokens, stop=tuple(stop))
+        self.ended: Ended | None = None
+        self._graph = nx.DiGraph()
+        self._graph.add_node(ROOT, **_blank(None, order=0))
+        self._listeners: list[Callable[[Event], None]] = []
+
+    # --- reading -----------------------------------------------------------------------------------------------
+
+    @property
+    def problem(self) -> Problem:
+        return self.started.problem
+
+    @property
+    def graph(self) -> nx.DiGraph:
+        """The graph itself, as a read-only view."""
+        return self._graph.copy(as_view=True)
+
+    def __len__(self) -> int:
+        return len(self._graph)
+
+    def __contains__(self, node: object) -> bool:
+        return node in self._graph
+
+    def __getitem__(self, node: str) -> Node:
+        if node not in self._graph:
+            raise UsageError(f"the tree has no node {node!r}; ids are {ROOT!r} and paths such as '2' or '2.1'")
+        attributes = self._graph.nodes[node]
+        names = ("request", "branch", "verdicts", "status", "reason", "notes", "order")
+        return Node(id=node, parent=self.parent(node), **{name: attributes[name] for name in names})
+
+    def parent(self, node: str) -> str | None:
+        return next(iter(self._graph.predecessors(node)), None)
+
+    def nodes(self) -> list[Node]:
+        """All nodes but the root, in the order in which they were asked for."""
+        return [self[name] for name in self._graph if name != ROOT]
+
+    def children(self, node: str = ROOT, *, purpose: str | None = None) -> list[Node]:
+        """A node's children in the order in which they were asked for, of one purpose or all."""
+        found = (self[name] for name in self._graph.successors(node))
+        return [child for child in found if purpose is None or child.purpose == purpose]
+
+    def leaves(self) -> list[Node]:
+        """Decoded nodes with nothing below them."""
+        return [n for n in self.nodes() if n.branch is not None and self._graph.out_degree(n.id) == 0]
+
+    def pending(self) -> list[Node]:
+        """Nodes that are being decoded."""
+        return [n for n in self.nodes() if n.pending]
+
+    def accepted(self) -> list[Node]:
+        """Accepted nodes, the first asked for first."""
+        return [n for n in self.nodes() if n.status == "accepted"]
+
+    def depth(self, node: str) -> int:
+        return len(self.path(node)) - 1
+
+    def path(self, node: str) -> list[str]:
+        """Ids from the root to ``node``, both included."""
+        found = [node]
+        while (above := self.parent(found[-1])) is not None:
+            found.append(above)
+        return found[::-1]
+
+    def branch(self, node: str) -> Branch:
+        """The whole output that ends in ``node``: its own branch behind those that it continues.
+
+        A node whose prompt differs from its parent's starts over.
+
+        Raises:
+            UsageError: the node has not been decoded.
+        """
+        parts: list[Branch] = []
+        for name in self._run_of(node):
+            part = self[name].branch
+            if part is None:
+                raise UsageError(f"node {name!r} has not been decoded yet")
+            parts.append(part)
+        if not parts:
+            raise UsageError("the root holds no branch")
+        if len(parts) == 1:
+            return parts[0]
+        sequences = ("token_ids", "logprobs", "final_logprobs", "entropies", "explored")
+        merged = {name: tuple(x for part in parts for x in getattr(part, name)) for name in sequences}
+        total = {"prefill_tokens": sum(p.prefill_tokens for p in parts), "seconds": sum(p.seconds for p in parts)}
+        return parts[-1].model_copy(update={"text": "".join(p.text for p in parts), **merged, **total})
+
+    def text(self, node: str) -> str:
+        """The text of the whole output that ends in ``node``; empty for the root."""
+        return "" if node == ROOT else self.branch(node).text
+
+    def best(self) -> Node | None:
+        """The best answer so far: accepted before open before rejected before cut off; then by verdict score, by
+        having ended of itself, by mean log-probability, and by age. None where nothing was decoded."""
+        return max(self.leaves(), key=self._rank, default=None)
+
+    def usage(self, seconds: float = 0.0) -> Usage:
+        """What stands on the tree has cost; seconds are the caller's to know."""
+        branches = [node.branch for node in self.nodes() if node.branch is not None]
+        return Usage(
+            generated_tokens=sum(len(b.token_ids) for b in branches),
+            prefill_tokens=sum(b.prefill_tokens for b in branches),
+            seconds=seconds,
+            branches=len(self) - 1,
+            verifier_calls=sum(len(node.verdicts) for node in self.nodes()),
+        )
+
+    def requests(
+        self,
+        n: int = 1,
+        *,
+        parent: str = ROOT,
+        decoding: Decoding | None = None,
+        max_tokens: int | None = None,
+        step: Sequence[str] = (),
+        prompt: str | Sequence[Message] | None = None,
+        purpose: str = "explore",
+        trigger: str = "",
+    ) -> list[DecodeRequest]:
+        """``n`` complete requests for children of ``parent``: what a strategy proposes.
+
+        Ids follow the parent's children, so make all requests for one parent in one call. Seeds are derived from
+        the search's seed, the prompt and the id. Nothing is added to the tree.
+
+        Args:
+            prompt: Ask something else than the parent was asked; the children then start over.
+        """
+        above = self[parent]
+        asked = above.request.prompt if above.request else self.problem.prompt
+        fresh = prompt is not None and (prompt if isinstance(prompt, str) else tuple(prompt)) != asked
+        prefix = () if parent == ROOT or fresh else self.branch(parent).token_ids
+        first = self._graph.out_degree(parent) + 1
+        names = [str(k) if parent == ROOT else f"{parent}.{k}" for k in range(first, first + n)]
+        return [
+            DecodeRequest(
+                id=name,
+                parent=parent,
+                problem=self.problem.key,
+                prompt=asked if prompt is None else (prompt if isinstance(prompt, str) else tuple(prompt)),
+                decoding=decoding if decoding is not None else self.started.decoding,
+                seed=derive_seed(self.started.seed, self.problem, name),
+                max_tokens=max_tokens if max_tokens is not None else self.started.max_tokens,
+                prefix_ids=prefix,
+                stop=self.started.stop,
+                step=tuple(step),
+                purpose=purpose,
+                trigger=trigger,
+            )
+            for name in names
+        ]
+
+    # --- writing -----------------------------------------------------------------------------------------------
+
+    def listen(self, listener: Callable[[Event], None]) -> None:
+        """Call ``listener`` with every event from now on, after it has taken effect."""
+        self._listeners.append(listener)
+
+    def add(self, request: DecodeRequest) -> None:
+        """Put a request on the tree as a pending node.
+
+        Raises:
+            UsageError: its id is taken, or its parent is missing, not decoded or given up.
+        """
+        self.apply(Requested(request=request))
+
+    def attach(self, branch: Branch) -> bool:
+        """Put a decoded branch on its node; False, and nothing changes, where another result came first."""
+        if self[branch.id].branch is not None:
+            return False
+        self.apply(Decoded(branch=branch))
+        return True
+
+    def judge(self, node: str, verdicts: Sequence[Verdict]) -> None:
+        """Put verdicts on a decoded node and set its status by them."""
+        self.apply(Judged(id=node, verdicts=tuple(verdicts)))
+
+    def prune(self, node: str, reason: str) -> None:
+        """Give a node up, and all open ones below it; what was accepted or rejected stays so."""
+        self.apply(Pruned(id=node, reason=reason))
+
+    def note(self, node: str, text: str) -> None:
+        """Keep a remark on a node."""
+        self.apply(Noted(id=node, text=text))
+
+    def end(self, ended: Ended) -> None:
+        """Say that the search is over."""
+        self.apply(ended)
+
+    def apply(self, event: Event) -> None:
+        """Change the tree by one event, then tell the listeners.
+
+        Raises:
+            UsageError: the event can't follow what is there.
+        """
+        match event:
+            case Started():
+                raise UsageError("a tree starts once: build it with Tree.replay or Tree(problem)")
+            case Requested(request=request):
+                self._add(request)
+            case Decoded(branch=branch):
+                self._attach(branch)
+            case Judged(id=node, verdicts=verdicts):
+                self._judge(node, verdicts)
+            case Pruned(id=node, reason=reason):
+                self._prune(node, reason)
+            case Noted(id=node, text=text):
+                self._set(node, notes=(*self[node].notes, text))
+            case Ended():
+                self.ended = event
+        for listener in self._listeners:
+            listener(event)
+
+    @classmethod
+    def replay(cls, events: Iterable[Event]) -> Tree:
+        """The tree that a run's events add up to; the first must be ``Started``.
+
+        Raises:
+            UsageError: the events aren't those of one run.
+        """
+        stream = iter(events)
+        first = next(stream, None)
+        if not isinstance(first, Started):
+            raise UsageError(f"a run begins with a 'started' event, found {getattr(first, 'event', 'nothing')!r}")
+        tree = cls._from_started(first)
+        for event in stream:
+            tree.apply(event)
+        return tree
+
+    # --- export and import -------------------------------------------------------------------------------------
+
+    def to_json(self) -> str:
+        """The whole tree as one JSON document; ``from_json`` reads it back."""
+        return json.dumps(self._document(), ensure_ascii=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Tree:
+        """Raises UsageError where the text isn't a tree of ours."""
+        try:
+            document = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UsageError(f"not a tree: line {error.lineno} is not valid JSON ({error.msg})") from error
+        return cls._from_document(document)
+
+    def to_node_link(self) -> dict[str, Any]:
+        """networkx's node-link form, every attribute plain JSON."""
+        graph = nx.DiGraph(**self._head())
+        for entry in self._entries():
+            graph.add_node(entry["id"], **{k: v for k, v in entry.items() if k not in ("id", "parent")})
+            if entry["parent"] is not None:
+                graph.add_edge(entry["parent"], entry["id"])
+        data: dict[str, Any] = nx.node_link_data(graph, edges="edges")
+        return data
+
+    @classmethod
+    def from_node_link(cls, data: dict[str, Any]) -> Tree:
+        """Raises UsageError where the data isn't a tree of ours."""
+        try:
+            graph = nx.node_link_graph(data, edges="edges", directed=True)
+        except (KeyError, TypeError, nx.NetworkXError) as error:
+            raise UsageError(f"not node-link data: {error}") from error
+        return cls._from_graph(graph, lambda attributes: attributes)
+
+    def to_graphml(self) -> str:
+        """GraphML for Gephi, yEd and the like. Scalars are attributes of their own (status, tokens, score, seed …);
+        ``record`` holds the whole node as JSON, so that nothing is lost on the way back."""
+        graph = nx.DiGraph(**{name: json.dumps(value) for name, value in self._head().items()})
+        for node, entry in zip((self[name] for name in self._graph), self._entries(), strict=True):
+            verdict = node.verdict
+            graph.add_node(
+                node.id,
+                status=node.status,
+                decoding=node.request.decoding.label if node.request else "",
+                seed=str(node.request.seed) if node.request else "",
+                tokens=len(node.branch.token_ids) if node.branch else 0,
+                score=verdict.score if verdict else 0.0,
+                record=json.dumps({k: v for k, v in entry.items() if k not in ("id", "parent")}),
+            )
+            if node.parent is not None:
+                graph.add_edge(node.parent, node.id)
+        buffer = io.BytesIO()
+        nx.write_graphml(graph, buffer)
+        return buffer.getvalue().decode()
+
+    @classmethod
+    def from_graphml(cls, text: str) -> Tree:
+        """Raises UsageError where the text isn't a tree of ours."""
+        try:
+            graph = nx.parse_graphml(text)
+            graph.graph = {name: json.loads(value) for name, value in graph.graph.items() if name in _HEAD}
+        except (nx.NetworkXError, SyntaxError, ValueError) as error:
+            raise UsageError(f"not GraphML of a tree: {error}") from error
+        return cls._from_graph(graph, lambda attributes: json.loads(attributes["record"]))
+
+    # --- inside ------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def _from_started(cls, started: Started) -> Tree:
+        return cls(
+            started.problem,
+            decoding=started.decoding,
+            seed=started.seed,
+            max_tokens=started.max_tokens,
+            stop=started.stop,
+        )
+
+    def _run_of(self, node: str) -> list[str]:
+        """The nodes whose texts make up the output that ends in ``node``."""
+        run: list[str] = []
+        for name in self.path(node)[1:]:
+            request, above = self[name].request, self[self.parent(name) or ROOT].request
+            asked = above.prompt if above else self.problem.prompt
+            if request is not None and request.prompt != asked:
+                run = []
+            run.append(name)
+        return run
+
+    def _rank(self, node: Node) -> tuple[float, ...]:
+        branch, verdict = node.branch, node.verdict
+        ended = branch is not None and branch.finish in ("eos", "stop")
+        likely = branch.mean_logprob if branch is not None else None
+        return (
+            _RANK[node.status],
+            verdict.score if verdict else 0.0,
+            float(ended),
+            likely if likely is not None else float("-inf"),
+            -node.order,
+        )
+
+    def _set(self, node: str, **attributes: object) -> None:
+        self._graph.nodes[node].update(attributes)
+
+    def _add(self, request: DecodeRequest) -> None:
+        if request.id in self._graph:
+            raise UsageError(
+                f"the tree already has a node {request.id!r}; make all requests for one parent in one call of "
+                "tree.requests, and each only once"
+            )
+        if request.parent not in self._graph:
+            raise UsageError(f"request {request.id!r} names a parent {request.parent!r} that the tree does not have")
+        above = self[request.parent]
+        if above.id != ROOT and (above.branch is None or above.status in ("failed", "pruned")):
+            state = "still pending" if above.pending else above.status
+            raise UsageError(f"request {request.id!r} continues node {above.id!r}, which is {state}")
+        if above.status == "open":
+            self._set(above.id, status="expanded")
+        self._graph.add_node(request.id, **_blank(request, order=len(self._graph)))
+        self._graph.add_edge(request.parent, request.id)
+
+    def _attach(self, branch: Branch) -> None:
+        node = self[branch.id]
+        if node.request is None or node.branch is not None:
+            raise UsageError(f"node {branch.id!r} is {node.status} and not waiting for a branch")
+        if node.status == "pruned":  # given up while it was in flight: keep what it had
+            self._set(branch.id, branch=branch)
+        elif branch.finish == "error":
+            self._set(branch.id, branch=branch, status="failed", reason=branch.error or "decoding failed")
+        elif branch.finish == "cancelled":
+            self._set(branch.id, branch=branch, status="pruned", reason=branch.error or "cancelled")
+        else:
+            self._set(branch.id, branch=branch)
+
+    def _judge(self, name: str, verdicts: tuple[Verdict, ...]) -> None:
+        node = self[name]
+        if node.branch is None or node.status in ("failed", "pruned"):
+            raise UsageError(f"node {name!r} is {'pending' if node.pending else node.status} and can't be judged")
+        everything = (*node.verdicts, *verdicts)
+        decisive = summary_verdict(everything)
+        status: NodeStatus = node.status
+        if decisive is not None and decisive.status in ("accepted", "rejected"):
+            status = "accepted" if decisive.status == "accepted" else "rejected"
+        elif node.status in ("accepted", "rejected"):
+            status = "expanded" if self._graph.out_degree(name) else "open"
+        self._set(name, verdicts=everything, status=status, reason=decisive.reason if decisive else "")
+
+    def _prune(self, name: str, reason: str) -> None:
+        if name == ROOT:
+            raise UsageError("the root can't be pruned; end the search instead")
+        for below in [name, *nx.descendants(self._graph, name)]:
+            if self[below].status in ("open", "expanded"):
+                self._set(below, status="pruned", reason=reason)
+
+    def _head(self) -> dict[str, Any]:
+        ended = self.ended.model_dump(mode="json") if self.ended else None
+        return {"format": _FORMAT, "started": self.started.model_dump(mode="json"), "ended": ended}
+
+    def _entries(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "id": node.id,
+                "parent": node.parent,
+                "status": node.status,
+                "reason": node.reason,
+                "notes": list(node.notes),
+                "verdicts": [v.model_dump(mode="json") for v in node.verdicts],
+                "request": node.request.model_dump(mode="json") if node.request else None,
+                "branch": node.branch.model_dump(mode="json") if node.branch else None,
+            }
+            for node in (self[name] for name in self._graph)
+        ]
+
+    def _document(self) -> dict[str, Any]:
+        return {**self._head(), "nodes": self._entries()}
+
+    @classmethod
+    def _from_document(cls, document: Any) -> Tree:
+        if not isinstance(document, dict) or document.get("format") != _FORMAT:
+            found = document.get("format") if isinstance(document, dict) else type(document).__name__
+            raise UsageError(f"not a tree: expected the format {_FORMAT!r}, found {found!r}")
+        try:
+            tree = cls._from_started(Started.model_validate(document["started"]))
+            for entry in document["nodes"]:
+                tree._restore(entry)
+            tree.ended = Ended.model_validate(document["ended"]) if document.get("ended") else None
+        except ValidationError as error:
+            raise UsageError(f"not a tree: {explain(error)}") from error
+        except (KeyError, TypeError) as error:
+            raise UsageError(f"not a tree: {type(error).__name__} at {error}") from error
+        return tree
+
+    def _restore(self, entry: dict[str, Any]) -> None:
+        if entry["request"] is not None:
+            request = DecodeRequest.model_validate(entry["request"])
+            if request.parent not in self._graph:
+                raise UsageError(f"not a tree: node {request.id!r} comes before its parent {request.parent!r}")
+            self._graph.add_node(request.id, **_blank(request, order=len(self._graph)))
+            self._graph.add_edge(request.parent, request.id)
+        if entry["status"] not in _RANK:
+            raise UsageError(f"not a tree: {entry['status']!r} is no status; there are {', '.join(_RANK)}")
+        self._set(
+            entry["id"],
+            status=entry["status"],
+            reason=entry["reason"],
+            notes=tuple(entry["notes"]),
+            verdicts=tuple(Verdict.model_validate(v) for v in entry["verdicts"]),
+            branch=Branch.model_validate(entry["branch"]) if entry["branch"] else None,
+        )
+
+    @classmethod
+    def _from_graph(cls, graph: nx.DiGraph, read: Callable[[dict[str, Any]], dict[str, Any]]) -> Tree:
+        try:
+            entries = [{"id": name, "parent": None, **read(attributes)} for name, attributes in graph.nodes.items()]
+        except (KeyError, ValueError) as error:
+            raise UsageError(f"not a tree: a node lacks {error}") from error
+        return cls._from_document({**graph.graph, "nodes": entries})
+
+
+_HEAD = ("format", "started", "ended")
+
+
+def _blank(request: DecodeRequest | None, *, order: int) -> dict[str, Any]:
+    return {
+        "request": request,
+        "branch": None,
+        "verdicts": (),
+        "status": "open",
+        "decoding": request.decoding if request else None,
+        "seed": request.seed if request else None,
+        "reason": "",
+        "notes": (),
+        "order": order,
+    }

@@ -1,0 +1,9 @@
+"""Strategies: what to try next. Each is a frozen, picklable dataclass with ``propose(tree, slots)``."""
+
+if __name__ != "led_agent.strategies":
+    raise ImportError("this folder is led_agent.strategies; import it under that name")
+
+from led_agent.strategies.best_of_n import BestOfN
+from led_agent.strategies.fallback import Fallback
+
+__all__ = ["BestOfN", "Fallback"]

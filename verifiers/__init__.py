@@ -1,0 +1,9 @@
+"""Verifiers: what judges a branch. Each is a callable ``(problem, branch) -> Verdict | bool | float``."""
+
+if __name__ != "led_agent.verifiers":
+    raise ImportError("this folder is led_agent.verifiers; import it under that name")
+
+from led_agent.verifiers.matches import Matches, matches
+from led_agent.verifiers.math_answer import MathAnswer, math_answer
+
+__all__ = ["Matches", "MathAnswer", "matches", "math_answer"]
