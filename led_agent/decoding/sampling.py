@@ -7,6 +7,7 @@ every device.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -65,20 +66,47 @@ class PlainSettings:
         temperature: float32 [rows]; 0 is greedy.
         top_k: int64 [rows]; the vocabulary's size where there is no limit.
         top_p, min_p: float32 [rows]; 1 and 0 where there is no limit.
-        widest: The largest top_k of the rows that have one, None where none has.
-        nucleus: Whether a row has a top_p.
+        greedy, loose, filtered: int64, the rows of each kind: temperature 0; neither top_k nor top_p, which need no
+            sorting; the others.
+        sifted: Whether a row has a min_p.
+        widest: How many of the most probable tokens to look at for the filtered rows before sorting them all.
     """
 
     temperature: Tensor
     top_k: Tensor
     top_p: Tensor
     min_p: Tensor
-    widest: int | None
-    nucleus: bool
+    greedy: Tensor
+    loose: Tensor
+    filtered: Tensor
+    sifted: bool
+    widest: int
 
-    @property
-    def filtered(self) -> bool:
-        return self.widest is not None or self.nucleus
+    @classmethod
+    def of(
+        cls,
+        rows: Sequence[tuple[float, int | None, float, float]],
+        vocab: int,
+        device: torch.device | str = "cpu",
+    ) -> PlainSettings:
+        """From (temperature, top_k, top_p, min_p) of each row."""
+        kinds = ["greedy" if t == 0 else "filtered" if k is not None or p < 1 else "loose" for t, k, p, _ in rows]
+        limits = [row[1] or _NUCLEUS for row, kind in zip(rows, kinds, strict=True) if kind == "filtered"]
+
+        def of_kind(wanted: str) -> Tensor:
+            return torch.tensor([i for i, kind in enumerate(kinds) if kind == wanted], dtype=torch.long, device=device)
+
+        return cls(
+            temperature=torch.tensor([t for t, _, _, _ in rows], device=device),
+            top_k=torch.tensor([k if k is not None else vocab for _, k, _, _ in rows], device=device),
+            top_p=torch.tensor([p for _, _, p, _ in rows], device=device),
+            min_p=torch.tensor([m for _, _, _, m in rows], device=device),
+            greedy=of_kind("greedy"),
+            loose=of_kind("loose"),
+            filtered=of_kind("filtered"),
+            sifted=any(m > 0 for _, _, _, m in rows),
+            widest=min(vocab, max(limits, default=0)),
+        )
 
 
 def inverse_cdf(weights: Tensor, u: Tensor) -> Tensor:
@@ -116,6 +144,9 @@ def inverse_cdf(weights: Tensor, u: Tensor) -> Tensor:
 def sample_plain(logits: Tensor, settings: PlainSettings, u: Tensor) -> tuple[Tensor, Tensor]:
     """Draw one token per row by temperature, top-k, top-p and min-p, in transformers' order.
 
+    A row's outcome does not depend on the others' settings: rows without top-k and top-p go through the vocabulary in
+    its own order, the others from the most probable token down.
+
     Args:
         logits: float32 [rows, vocab].
         u: float64 [rows] in [0, 1).
@@ -123,59 +154,81 @@ def sample_plain(logits: Tensor, settings: PlainSettings, u: Tensor) -> tuple[Te
     Returns:
         int64 [rows] tokens and float32 [rows] their log-probabilities (nat) under the filtered law.
     """
-    top, best = logits.max(-1)  # [rows]
-    greedy = settings.temperature == 0
-    scaled = (logits - top[:, None]) / torch.where(greedy, 1.0, settings.temperature)[:, None]  # [rows, vocab]
-    floor = settings.min_p.log()  # -inf where there is none
-    if settings.filtered:
-        values, ids = _candidates(scaled, settings)  # [rows, m] both, most probable first
-        index = inverse_cdf(values.exp(), u)[:, None]
-        token = ids.gather(1, index).squeeze(1)
-        logprob = values.gather(1, index).squeeze(1) - values.logsumexp(-1)
-    else:
-        kept = scaled.masked_fill(scaled < floor[:, None], float("-inf"))
-        weights = kept.exp()
-        token = inverse_cdf(weights, u)
-        logprob = kept.gather(1, token[:, None]).squeeze(1) - weights.sum(-1).log()
-    return torch.where(greedy, best, token), torch.where(greedy, 0.0, logprob)
+    rows = len(logits)
+    token = torch.empty(rows, dtype=torch.long, device=logits.device)
+    logprob = torch.zeros(rows, device=logits.device)
+    for group, draw in ((settings.loose, _sample_loose), (settings.filtered, _sample_filtered)):
+        if len(group) == rows:
+            token, logprob = draw(logits, settings, group, u)
+        elif len(group):
+            token[group], logprob[group] = draw(logits[group], settings, group, u[group])
+    if len(settings.greedy):
+        token[settings.greedy], logprob[settings.greedy] = logits[settings.greedy].argmax(-1), 0.0
+    return token, logprob
+
+
+def _scaled(logits: Tensor, settings: PlainSettings, rows: Tensor) -> Tensor:
+    """Logits over temperature, the largest 0."""
+    scaled = logits - logits.amax(-1, keepdim=True)
+    return scaled.div_(settings.temperature[rows, None])
+
+
+def _sample_loose(logits: Tensor, settings: PlainSettings, rows: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Without sorting: min-p is a threshold below the largest weight, which is 1."""
+    weights = _scaled(logits, settings, rows).exp_()
+    if settings.sifted:
+        weights *= weights >= settings.min_p[rows, None]
+    token = inverse_cdf(weights, u)
+    return token, (weights.gather(1, token[:, None]).squeeze(1) / weights.sum(-1)).log()
+
+
+def _sample_filtered(logits: Tensor, settings: PlainSettings, rows: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """From the most probable down. The whole vocabulary is sorted only where its head does not hold a row's nucleus.
+
+    All sums run in float64 from the top, so that what lies beyond a row's own filters, and so how far the batch looks,
+    can't change it.
+    """
+    top_k, top_p, min_p = settings.top_k[rows], settings.top_p[rows], settings.min_p[rows]
+    scaled = _scaled(logits, settings, rows)
+    vocab, width = scaled.shape[1], settings.widest
+    total = scaled.exp().sum(-1)  # [rows], over the whole vocabulary
+    head = scaled.topk(width, -1)
+    if width < vocab:
+        mass = head.values.exp().sum(-1) / total
+        if not bool(((top_k <= width) | (mass > top_p + 1e-6)).all()):
+            head = scaled.topk(vocab, -1)
+    weights = _filtered_weights(head.values, total.double(), top_k, top_p, min_p)
+    sums = weights.cumsum(-1)
+    all_ = sums[:, -1:]
+    target = torch.minimum(u[:, None] * all_, torch.nextafter(all_, torch.zeros_like(all_)))
+    index = torch.searchsorted(sums, target, right=True)
+    chosen = weights.gather(1, index) / all_
+    return head.indices.gather(1, index).squeeze(1), chosen.log().squeeze(1).float()
+
+
+def _filtered_weights(values: Tensor, total: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
+    """Weights float64 [rows, m] of sorted logits [rows, m], 0 where top-k, top-p or min-p leave a token out.
+
+    Args:
+        total: float64 [rows], the sum of exp over the whole row, of which ``values`` may be only the head.
+    """
+    rank = torch.arange(values.shape[1], device=values.device)
+    weights = values.double().exp() * (rank < top_k[:, None])
+    sums = weights.cumsum(-1)
+    normaliser = torch.where(top_k <= values.shape[1], sums[:, -1], total)[:, None]
+    above = (sums - weights) / normaliser  # mass of the more probable tokens
+    keep = (above < top_p[:, None]) & (weights >= min_p[:, None] * weights[:, :1])
+    keep[:, 0] = True
+    return weights * keep
 
 
 def plain_law(logits: Tensor, settings: PlainSettings) -> Tensor:
-    """The law that ``sample_plain`` draws from, as probabilities float [rows, vocab]: the slow, plain statement."""
+    """The law that ``sample_plain`` draws from, as probabilities float64 [rows, vocab]: the slow, plain statement."""
     vocab = logits.shape[1]
     greedy = settings.temperature == 0
-    scaled = logits / torch.where(greedy, 1.0, settings.temperature)[:, None]
+    scaled = logits.double() / torch.where(greedy, 1.0, settings.temperature)[:, None]
     order = scaled.sort(dim=-1, descending=True, stable=True)
-    values, ids = _filter(order.values - order.values[:, :1], order.indices, settings)
-    law = torch.zeros_like(scaled).scatter(1, ids, values.softmax(-1))
+    values = order.values - order.values[:, :1]
+    weights = _filtered_weights(values, values.exp().sum(-1), settings.top_k, settings.top_p, settings.min_p)
+    law = torch.zeros_like(scaled).scatter(1, order.indices, weights / weights.sum(-1, keepdim=True))
     return torch.where(greedy[:, None], F.one_hot(logits.argmax(-1), vocab).to(law), law)
-
-
-def _candidates(scaled: Tensor, settings: PlainSettings) -> tuple[Tensor, Tensor]:
-    """Filtered logits and ids, most probable first. The whole vocabulary is sorted only where the head of it does
-    not hold a row's nucleus (or a row has no limit at all)."""
-    vocab = scaled.shape[1]
-    width = min(vocab, max(settings.widest or 0, _NUCLEUS if settings.nucleus else 0))
-    head = scaled.topk(width, -1)
-    mass = head.values.logsumexp(-1) - scaled.logsumexp(-1)  # [rows], log of the share that the head holds
-    enough = (settings.top_k <= width) | (mass.exp() > settings.top_p + 1e-6)
-    if width < vocab and not bool(enough.all()):
-        head = scaled.topk(vocab, -1)
-        return _filter(head.values, head.indices, settings)
-    return _filter(head.values, head.indices, settings, total=scaled.logsumexp(-1))
-
-
-def _filter(values: Tensor, ids: Tensor, settings: PlainSettings, total: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Apply top-k, top-p and min-p to sorted logits [rows, m]; what is filtered out becomes -inf.
-
-    ``total`` is the whole row's log-normaliser [rows] where ``values`` is only its head.
-    """
-    rank = torch.arange(values.shape[1], device=values.device)
-    cut = values.masked_fill(rank >= settings.top_k[:, None], float("-inf"))
-    whole = values.logsumexp(-1) if total is None else total
-    normaliser = torch.where(settings.top_k <= values.shape[1], cut.logsumexp(-1), whole)
-    p = (cut - normaliser[:, None]).exp()
-    above = p.cumsum(-1) - p  # mass of the more probable ones
-    keep = (above < settings.top_p[:, None]) & (cut >= settings.min_p.log()[:, None] + cut[:, :1])
-    keep[:, 0] = True
-    return cut.masked_fill(~keep, float("-inf")), ids

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from led_agent.engine.model import without_bars
 from led_agent.errors import ModelError
 
 __all__ = ["gguf_to_safetensors"]
@@ -47,8 +48,9 @@ def gguf_to_safetensors(source: Path, target: Path) -> Path:
 
 def _convert(source: Path, folder: Path) -> None:
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+        with without_bars():
+            loaded = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
     except (ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"can't read {source}: {error}") from error
     # The loaded model can't be saved: it still counts as quantised. A fresh one with the same weights can.
@@ -57,5 +59,6 @@ def _convert(source: Path, folder: Path) -> None:
     fresh.load_state_dict(loaded.state_dict())
     fresh.generation_config = loaded.generation_config
     torch.nn.Module.to(fresh, torch.bfloat16)
-    fresh.save_pretrained(folder)
+    with without_bars():
+        fresh.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -10,7 +10,6 @@ the batch, so that there it holds up to near-ties.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,6 +22,7 @@ import torch
 from led_agent.decoding.sampling import uniform
 from led_agent.engine.attention import prefill_mask
 from led_agent.engine.cache import PrefixCache, SlotCache, round_up
+from led_agent.engine.memory import free_bytes
 from led_agent.engine.model import ModelParts, load_parts
 from led_agent.engine.step import Chosen, Plan, RowState, decode_step, row_multiple
 from led_agent.engine.text import Detokenizer, find_stop
@@ -220,6 +220,7 @@ class Engine:
         finally:  # the caller stopped listening
             self.cancel(mine)
 
+    @torch.inference_mode()
     def cancel(self, ids: Iterable[str]) -> list[BranchEvent]:
         """End branches now; each one's final event, with what it had."""
         doomed = set(ids)
@@ -272,7 +273,7 @@ class Engine:
         """Grow the cache to that many positions; why not, where memory is short."""
         if capacity <= self._cache.capacity:
             return None
-        needed, free = self._cache.nbytes_for(capacity), _free_bytes(self.parts.device)
+        needed, free = self._cache.nbytes_for(capacity), free_bytes(self.parts.device)
         if needed > 0.9 * free:
             return (
                 f"{self.slots} slots of {capacity} positions need {needed / 2**30:.1f} GiB of keys and values, and "
@@ -463,13 +464,3 @@ def _rfind(ids: Sequence[int], wanted: Sequence[int]) -> int:
     """Where ``wanted`` last begins in ``ids``; -1 where it doesn't."""
     width = len(wanted)
     return next((at for at in range(len(ids) - width, -1, -1) if tuple(ids[at : at + width]) == tuple(wanted)), -1)
-
-
-def _free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        with Path("/proc/meminfo").open() as lines:
-            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):  # not Linux: what is free now, page cache not counted
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -14,11 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging
 
 from led_agent.engine.attention import NAME
+from led_agent.engine.memory import free_bytes
+from led_agent.engine.packing import pack_linears
 from led_agent.errors import ModelError, UsageError
 
-__all__ = ["SUPPORTED", "ModelParts", "Thinking", "load_parts"]
+__all__ = ["SUPPORTED", "ModelParts", "Thinking", "load_parts", "without_bars"]
 
 # Proven by parity tests on random models of each. All have model.layers, model.norm and lm_head, and apply nothing
 # between the two that a shallower state would have to go through as well.
@@ -67,7 +70,8 @@ class ModelParts:
 
     @classmethod
     def of(cls, model: PreTrainedModel, tokenizer: Any = None) -> ModelParts:
-        """Take a model apart.
+        """Take a model apart. It stays usable, but attends by our function from now on and, on a CPU, multiplies by
+        packed copies of its weights.
 
         Raises:
             ModelError: its architecture isn't covered; the message says what stands against it.
@@ -75,6 +79,8 @@ class ModelParts:
         _check_architecture(model)
         model.train(False)
         model.set_attn_implementation(NAME)
+        if model.device.type == "cpu":
+            pack_linears(model, spare_bytes=free_bytes(model.device) // 3)
         return cls(
             model=model,
             tokenizer=tokenizer,
@@ -163,13 +169,26 @@ def load_parts(path: str | Path, *, device: str = "auto", dtype: str = "auto") -
     place = _device(device)
     kind = _dtype(dtype, place)
     try:
-        _refuse_early(AutoConfig.from_pretrained(path))
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=kind)
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        with without_bars():
+            _refuse_early(AutoConfig.from_pretrained(path))
+            model = AutoModelForCausalLM.from_pretrained(path, dtype=kind)
+            tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"can't load the model {str(path)!r}: {_first_line(error)}") from error
     moved: PreTrainedModel = torch.nn.Module.to(model, place)  # its own `to` is untyped
     return ModelParts.of(moved, tokenizer)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Keep transformers from drawing progress bars: a program that has a display of its own would be torn by them."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _first_line(error: Exception) -> str:

@@ -118,15 +118,8 @@ class Plan:
     def of(cls, decodings: Sequence[Decoding], spans: Sequence[str], parts: ModelParts) -> Plan:
         """Args: one decoding and resolved span ("think", "all", "none") for each row."""
         device, vocab = parts.device, parts.vocab
-        limits = [d.top_k for d in decodings if d.top_k is not None and not d.is_greedy]
-        plain = PlainSettings(
-            temperature=torch.tensor([d.temperature for d in decodings], device=device),
-            top_k=torch.tensor([d.top_k or vocab for d in decodings], device=device),
-            top_p=torch.tensor([d.top_p for d in decodings], device=device),
-            min_p=torch.tensor([d.min_p for d in decodings], device=device),
-            widest=max(limits, default=None),
-            nucleus=any(d.top_p < 1.0 and not d.is_greedy for d in decodings),
-        )
+        settings = [(d.temperature, d.top_k, d.top_p, d.min_p) for d in decodings]
+        plain = PlainSettings.of(settings, vocab, device)
         members: dict[tuple[DepthExploration, str], list[int]] = {}
         for row, (decoding, span) in enumerate(zip(decodings, spans, strict=True)):
             if decoding.exploration is not None and not decoding.is_greedy and span != "none":
@@ -189,7 +182,8 @@ def choose(parts: ModelParts, logits: Tensor, taps: dict[int, Tensor], state: Ro
     shifted = logits - logits.amax(-1, keepdim=True)  # [rows, vocab]
     weights = shifted.exp()
     total = weights.sum(-1)
-    entropy = total.log() - (weights * shifted).sum(-1) / total
+    # A product of a row and a column is one pass over both, with no third tensor of the vocabulary's size.
+    entropy = total.log() - torch.bmm(weights[:, None], shifted[:, :, None]).view(-1) / total
     sound = entropy.isfinite()
     if not bool(sound.all()):
         shifted = torch.where(sound[:, None], shifted, 0.0)  # something to draw from; the engine drops the row
