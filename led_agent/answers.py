@@ -6,7 +6,7 @@ import re
 
 __all__ = ["after_thinking", "boxed", "final_answer"]
 
-_MARK = re.compile(r"(?:####|(?:final\s+)?answer\s*(?:is|:|=))\s*[:=]?\s*([^\n]+)", re.IGNORECASE)
+_MARK = re.compile(r"(?:####|(?:final\s+)?answer\s*(?:is|:|=))\s*(?:[:=]\s*)?([^\n]+)", re.IGNORECASE)
 _NUMBER = re.compile(r"[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:\s*/\s*\d+)?%?")
 
 

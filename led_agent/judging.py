@@ -41,6 +41,8 @@ def _ask(verifier: Verifier, problem: Problem, branch: Branch) -> Verdict:
             said = _as_verdict(verifier(problem, branch), name)
     except PluginError as error:
         said = Verdict(status="error", reason=str(error))
+    except SystemExit as error:  # code under test that calls sys.exit()
+        said = Verdict(status="error", reason=f"verifier {name} raised SystemExit: {error}")
     spent = said.seconds or time.perf_counter() - began
     return said.model_copy(update={"verifier": said.verifier or name, "seconds": spent})
 

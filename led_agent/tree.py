@@ -14,14 +14,14 @@ import io
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import networkx as nx
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from led_agent.errors import UsageError, explain
 from led_agent.events import Decoded, Ended, Event, Judged, Noted, Pruned, Requested, Started
-from led_agent.types import Branch, DecodeRequest, Decoding, Message, Problem, Usage, Verdict
+from led_agent.types import Branch, DecodeRequest, Decoding, Message, Problem, Record, Usage, Verdict
 
 __all__ = ["ROOT", "Node", "NodeStatus", "Tree", "derive_seed", "summary_verdict"]
 
@@ -94,7 +94,7 @@ class Tree:
     ) -> None:
         asked = Problem(prompt=problem) if isinstance(problem, str) else problem
         chosen = decoding if decoding is not None else Decoding.led("paper")
-        self.started = Started(problem=asked, decoding=chosen, seed=seed, max_tokens=max_tokens, stop=tuple(stop))
+        self.started = Started(problem=asked, decoding=chosen, seed=seed, max_tokens=max_tokens, stop=_strings(stop))
         self.ended: Ended | None = None
         self._graph = nx.DiGraph()
         self._graph.add_node(ROOT, **_blank(None, order=0))
@@ -118,14 +118,12 @@ class Tree:
         return node in self._graph
 
     def __getitem__(self, node: str) -> Node:
-        if node not in self._graph:
-            raise UsageError(f"the tree has no node {node!r}; ids are {ROOT!r} and paths such as '2' or '2.1'")
-        attributes = self._graph.nodes[node]
+        attributes = self._graph.nodes[self._known(node)]
         names = ("request", "branch", "verdicts", "status", "reason", "notes", "order")
         return Node(id=node, parent=self.parent(node), **{name: attributes[name] for name in names})
 
     def parent(self, node: str) -> str | None:
-        return next(iter(self._graph.predecessors(node)), None)
+        return next(iter(self._graph.predecessors(self._known(node))), None)
 
     def nodes(self) -> list[Node]:
         """All nodes but the root, in the order in which they were asked for."""
@@ -133,7 +131,7 @@ class Tree:
 
     def children(self, node: str = ROOT, *, purpose: str | None = None) -> list[Node]:
         """A node's children in the order in which they were asked for, of one purpose or all."""
-        found = (self[name] for name in self._graph.successors(node))
+        found = (self[name] for name in self._graph.successors(self._known(node)))
         return [child for child in found if purpose is None or child.purpose == purpose]
 
     def leaves(self) -> list[Node]:
@@ -186,9 +184,10 @@ class Tree:
         return "" if node == ROOT else self.branch(node).text
 
     def best(self) -> Node | None:
-        """The best answer so far: accepted before open before rejected before cut off; then by verdict score, by
-        having ended of itself, by mean log-probability, and by age. None where nothing was decoded."""
-        return max(self.leaves(), key=self._rank, default=None)
+        """The best answer so far, a leaf or an accepted node: accepted before open before rejected before cut off; then
+        by verdict score, by having ended of itself, by mean log-probability, and by age. None where nothing was
+        decoded."""
+        return max([*self.leaves(), *self.accepted()], key=self._rank, default=None)
 
     def usage(self, seconds: float = 0.0) -> Usage:
         """What stands on the tree has cost; seconds are the caller's to know."""
@@ -238,7 +237,7 @@ class Tree:
                 max_tokens=max_tokens if max_tokens is not None else self.started.max_tokens,
                 prefix_ids=prefix,
                 stop=self.started.stop,
-                step=tuple(step),
+                step=_strings(step),
                 purpose=purpose,
                 trigger=trigger,
             )
@@ -333,8 +332,8 @@ class Tree:
         """Raises UsageError where the text isn't a tree of ours."""
         try:
             document = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise UsageError(f"not a tree: line {error.lineno} is not valid JSON ({error.msg})") from error
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"not a tree: not valid JSON ({error})") from error
         return cls._from_document(document)
 
     def to_node_link(self) -> dict[str, Any]:
@@ -352,7 +351,7 @@ class Tree:
         """Raises UsageError where the data isn't a tree of ours."""
         try:
             graph = nx.node_link_graph(data, edges="edges", directed=True)
-        except (KeyError, TypeError, nx.NetworkXError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, nx.NetworkXError) as error:
             raise UsageError(f"not node-link data: {error}") from error
         return cls._from_graph(graph, lambda attributes: attributes)
 
@@ -383,7 +382,7 @@ class Tree:
         try:
             graph = nx.parse_graphml(text)
             graph.graph = {name: json.loads(value) for name, value in graph.graph.items() if name in _HEAD}
-        except (nx.NetworkXError, SyntaxError, ValueError) as error:
+        except (nx.NetworkXError, SyntaxError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(f"not GraphML of a tree: {error}") from error
         return cls._from_graph(graph, lambda attributes: json.loads(attributes["record"]))
 
@@ -410,6 +409,11 @@ class Tree:
             run.append(name)
         return run
 
+    def _known(self, node: str) -> str:
+        if node not in self._graph:
+            raise UsageError(f"the tree has no node {node!r}; ids are {ROOT!r} and paths such as '2' or '2.1'")
+        return node
+
     def _rank(self, node: Node) -> tuple[float, ...]:
         branch, verdict = node.branch, node.verdict
         ended = branch is not None and branch.finish in ("eos", "stop")
@@ -430,6 +434,10 @@ class Tree:
             raise UsageError(
                 f"the tree already has a node {request.id!r}; make all requests for one parent in one call of "
                 "tree.requests, and each only once"
+            )
+        if request.problem != self.problem.key:
+            raise UsageError(
+                f"request {request.id!r} is for {request.problem!r}, but this tree is {self.problem.key!r}"
             )
         if request.parent not in self._graph:
             raise UsageError(f"request {request.id!r} names a parent {request.parent!r} that the tree does not have")
@@ -471,7 +479,7 @@ class Tree:
     def _prune(self, name: str, reason: str) -> None:
         if name == ROOT:
             raise UsageError("the root can't be pruned; end the search instead")
-        for below in [name, *nx.descendants(self._graph, name)]:
+        for below in [name, *nx.descendants(self._graph, self._known(name))]:
             if self[below].status in ("open", "expanded"):
                 self._set(below, status="pruned", reason=reason)
 
@@ -504,8 +512,11 @@ class Tree:
             raise UsageError(f"not a tree: expected the format {_FORMAT!r}, found {found!r}")
         try:
             tree = cls._from_started(Started.model_validate(document["started"]))
-            for entry in document["nodes"]:
+            entries = [_Entry.model_validate(entry) for entry in document["nodes"]]
+            for entry in entries:
                 tree._restore(entry)
+            if len(tree) != len(entries):
+                raise UsageError("not a tree: the root must be there, and once")
             tree.ended = Ended.model_validate(document["ended"]) if document.get("ended") else None
         except ValidationError as error:
             raise UsageError(f"not a tree: {explain(error)}") from error
@@ -513,34 +524,54 @@ class Tree:
             raise UsageError(f"not a tree: {type(error).__name__} at {error}") from error
         return tree
 
-    def _restore(self, entry: dict[str, Any]) -> None:
-        if entry["request"] is not None:
-            request = DecodeRequest.model_validate(entry["request"])
+    def _restore(self, entry: _Entry) -> None:
+        if (request := entry.request) is not None:
+            if request.id in self._graph:
+                raise UsageError(f"not a tree: there are two nodes {request.id!r}")
             if request.parent not in self._graph:
                 raise UsageError(f"not a tree: node {request.id!r} comes before its parent {request.parent!r}")
             self._graph.add_node(request.id, **_blank(request, order=len(self._graph)))
             self._graph.add_edge(request.parent, request.id)
-        if entry["status"] not in _RANK:
-            raise UsageError(f"not a tree: {entry['status']!r} is no status; there are {', '.join(_RANK)}")
-        self._set(
-            entry["id"],
-            status=entry["status"],
-            reason=entry["reason"],
-            notes=tuple(entry["notes"]),
-            verdicts=tuple(Verdict.model_validate(v) for v in entry["verdicts"]),
-            branch=Branch.model_validate(entry["branch"]) if entry["branch"] else None,
-        )
+        names = ("status", "reason", "notes", "verdicts", "branch")
+        self._set(entry.id, **{name: getattr(entry, name) for name in names})
 
     @classmethod
     def _from_graph(cls, graph: nx.DiGraph, read: Callable[[dict[str, Any]], dict[str, Any]]) -> Tree:
         try:
             entries = [{"id": name, "parent": None, **read(attributes)} for name, attributes in graph.nodes.items()]
-        except (KeyError, ValueError) as error:
+            document = {**graph.graph, "nodes": entries}
+        except KeyError as error:
             raise UsageError(f"not a tree: a node lacks {error}") from error
-        return cls._from_document({**graph.graph, "nodes": entries})
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"not a tree: {error}") from error
+        return cls._from_document(document)
 
 
 _HEAD = ("format", "started", "ended")
+
+
+class _Entry(Record):
+    """A node as the exports have it. ``parent`` is for people: the request says it too."""
+
+    id: str
+    parent: str | None
+    status: NodeStatus
+    reason: str
+    notes: tuple[str, ...]
+    verdicts: tuple[Verdict, ...]
+    request: DecodeRequest | None
+    branch: Branch | None
+
+    @model_validator(mode="after")
+    def _one_node(self) -> Self:
+        if self.request is None:
+            if self.id != ROOT or self.branch is not None or self.verdicts:
+                raise ValueError(f"node {self.id!r} has no request; only the root has none, and the root holds nothing")
+        elif self.request.id != self.id or self.parent not in (None, self.request.parent):
+            raise ValueError(f"node {self.id!r} holds the request of another")
+        elif self.branch is not None and self.branch.id != self.id:
+            raise ValueError(f"node {self.id!r} holds the branch of another")
+        return self
 
 
 def _blank(request: DecodeRequest | None, *, order: int) -> dict[str, Any]:
@@ -555,3 +586,8 @@ def _blank(request: DecodeRequest | None, *, order: int) -> dict[str, Any]:
         "notes": (),
         "order": order,
     }
+
+
+def _strings(given: Sequence[str]) -> tuple[str, ...]:
+    """One string is a sequence of its letters, but never meant as one."""
+    return (given,) if isinstance(given, str) else tuple(given)

@@ -1,0 +1,3 @@
+from led_agent.cli import main
+
+main()

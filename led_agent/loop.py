@@ -1,0 +1,360 @@
+"""One turn after another: propose, decode, verify, write to the tree, for all the problems that are on.
+
+This file knows strategies, decoders and verifiers by their protocols only. It does not know torch, models or how
+anything is computed. One thread runs the loop; decoders and verifiers report to it through one queue, so nothing
+here needs a lock.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+
+from led_agent.errors import PluginError, UsageError, boundary
+from led_agent.events import Decoded, Ended, Event, RunStatus
+from led_agent.journal import Journal
+from led_agent.judging import judge
+from led_agent.problems import Asked, as_problem
+from led_agent.protocols import BranchDone, BranchProgress, DecodeEvent, Decoder, Strategy, Verifier
+from led_agent.solution import Solution
+from led_agent.tree import ROOT, Tree
+from led_agent.types import Branch, Budget, DecodeRequest, Problem, Verdict
+
+__all__ = ["Loop", "Means", "Observer"]
+
+Observer = Callable[[Tree, Event | BranchProgress], None]
+
+# Asked for ahead of free slots, so that a slot that comes free is filled before the loop has turned.
+_AHEAD = 1.25
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a loop works with. ``plant`` gives a problem's tree, new or resumed; ``stopping`` is set to end it all."""
+
+    decoder: Decoder
+    strategy: Strategy
+    verifiers: tuple[Verifier, ...]
+    budget: Budget
+    journal: Journal | None
+    observer: Observer | None
+    stopping: threading.Event
+    pool: Executor
+    plant: Callable[[Problem], Tree]
+
+
+@dataclass(frozen=True)
+class _Judged:
+    id: str
+    verdicts: tuple[Verdict, ...]
+
+
+@dataclass
+class _Run:
+    """One problem on its way: what is in flight, and why it is ending once it is."""
+
+    tree: Tree
+    deadline: float | None
+    began: float = field(default_factory=time.monotonic)
+    decoding: dict[str, int] = field(default_factory=dict)  # request id -> tokens so far
+    judging: set[str] = field(default_factory=set)
+    generated: int = 0
+    branches: int = 0
+    verifier_calls: int = 0
+    ending: tuple[RunStatus, str] | None = None
+
+    @property
+    def key(self) -> str:
+        return self.tree.problem.key
+
+
+class Loop:
+    """One call of solve or solve_many: the runs that are on, and the queue on which everything arrives."""
+
+    def __init__(self, means: Means) -> None:
+        self.means, self.decoder = means, means.decoder
+        self.inbox: queue.SimpleQueue[tuple[_Run, DecodeEvent | _Judged]] = queue.SimpleQueue()
+        self.runs: dict[str, _Run] = {}
+        self.seen: set[str] = set()
+        self.done: deque[Solution] = deque()
+
+    def solutions(self, problems: Iterable[Asked]) -> Generator[Solution, None, None]:
+        """Yield each problem's solution when its run has ended."""
+        source = iter(problems)
+        more = True
+        try:
+            while more or self.runs:
+                more = self._fill(source, more)
+                yield from self._take_done()
+                if self.runs:
+                    self._receive()
+                yield from self._take_done()
+        finally:  # the caller left early, or Ctrl-C: nobody waits for what is still being decoded
+            for run in self.runs.values():
+                self.decoder.cancel(run.key, list(run.decoding))
+
+    def _take_done(self) -> Iterator[Solution]:
+        while self.done:
+            yield self.done.popleft()
+
+    # --- propose -----------------------------------------------------------------------------------------------
+
+    def _fill(self, source: Iterator[Asked], more: bool) -> bool:
+        """Ask the strategies of all runs, oldest first, then begin new problems, while there is room."""
+        if self.means.stopping.is_set():
+            for run in list(self.runs.values()):
+                self._end(run, "interrupted", "interrupted; this is the best so far")
+            more = False
+        for run in list(self.runs.values()):
+            self._propose(run)
+        while more and self._room() > 0:
+            asked = next(source, None)
+            if asked is None:
+                return False
+            self._begin(asked)
+        return more
+
+    def _room(self) -> int:
+        in_flight = sum(len(run.decoding) for run in self.runs.values())
+        return int(self.decoder.slots * _AHEAD + 0.5) - in_flight
+
+    def _begin(self, asked: Asked) -> None:
+        problem = as_problem(asked)
+        if problem.key in self.seen:
+            raise UsageError(f"two problems have the key {problem.key!r}; give each its own id")
+        self.seen.add(problem.key)
+        tree = self.means.plant(problem)
+        if tree.ended is not None and tree.ended.status != "interrupted":
+            self.done.append(Solution.of(tree, tree.ended))
+            return
+        seconds = self.means.budget.seconds
+        run = _Run(tree, time.monotonic() + seconds if seconds is not None else None)
+        self._follow(run)
+        self.runs[run.key] = run
+        try:
+            self.decoder.check(tree.requests(1)[0])
+        except UsageError as error:
+            self._end(run, "failed", str(error))
+        else:
+            self._resume(run)
+            self._propose(run)
+
+    def _follow(self, run: _Run) -> None:
+        """Let journal and observer see the tree's events. Branches cut off by an interruption stay out of the
+        journal, so that resuming decodes them whole."""
+        journal, observer = self.means.journal, self.means.observer
+        if journal is not None:
+            journal.begin(run.tree)
+
+            def keep(event: Event) -> None:
+                interrupted = run.ending is not None and run.ending[0] == "interrupted"
+                if not (interrupted and isinstance(event, Decoded) and event.branch.finish == "cancelled"):
+                    journal.record(run.key, event)
+
+            run.tree.listen(keep)
+        if observer is not None:
+            run.tree.listen(lambda event: observer(run.tree, event))
+            observer(run.tree, run.tree.started)
+
+    def _resume(self, run: _Run) -> None:
+        """Take up what the tree already holds: send what was in flight again, judge what was not judged."""
+        spent = run.tree.usage()
+        run.generated, run.branches, run.verifier_calls = spent.generated_tokens, spent.branches, spent.verifier_calls
+        for node in run.tree.nodes():
+            if run.ending is not None:
+                return
+            if node.pending and node.request is not None:
+                self._submit(run, node.request)
+            elif node.branch is not None and node.status == "open" and not node.verdicts:
+                self._judge(run, node.branch)
+
+    def _propose(self, run: _Run) -> None:
+        if run.ending is not None or self._over(run):
+            return
+        room = self._room()
+        limit = self.means.budget.branches
+        if limit is not None:
+            room = min(room, limit - run.branches)
+        if room <= 0:
+            return
+        try:
+            with boundary(f"strategy {type(self.means.strategy).__name__}"):
+                wanted = list(self.means.strategy.propose(run.tree, room))
+            for request in wanted[: room if limit is not None else None]:
+                self._accept(run, request)
+        except PluginError as error:
+            run.tree.note(ROOT, str(error))
+            self._end(run, "failed", str(error))
+            return
+        if not run.decoding and not run.judging:
+            broken = run.tree.leaves() and all(leaf.status == "failed" for leaf in run.tree.leaves())
+            reason = _nothing_left(run.tree, bool(self.means.verifiers))
+            self._end(run, "failed" if broken else "exhausted", reason)
+
+    def _accept(self, run: _Run, request: object) -> None:
+        """Put a proposed request on the tree and send it; what can't be is the strategy's fault."""
+        name = type(self.means.strategy).__name__
+        if not isinstance(request, DecodeRequest):
+            raise PluginError(
+                f"strategy {name} proposed {type(request).__name__}; allowed are requests made by tree.requests"
+            )
+        try:
+            self.decoder.check(request)
+            run.tree.add(request)
+        except UsageError as error:
+            raise PluginError(f"strategy {name}: {error}") from error
+        run.branches += 1
+        self._submit(run, request)
+
+    def _submit(self, run: _Run, request: DecodeRequest) -> None:
+        run.decoding[request.id] = 0
+        self.decoder.submit(request, lambda event: self.inbox.put((run, event)))
+
+    # --- receive -----------------------------------------------------------------------------------------------
+
+    def _receive(self) -> None:
+        """Wait for what comes next, no longer than to the nearest deadline, and take in all that has come."""
+        try:
+            self._handle(*self.inbox.get(timeout=self._patience()))
+            while True:
+                self._handle(*self.inbox.get_nowait())
+        except queue.Empty:
+            pass
+        for run in list(self.runs.values()):
+            self._over(run)
+            self._finish(run)
+
+    def _patience(self) -> float:
+        now = time.monotonic()
+        deadlines = [run.deadline - now for run in self.runs.values() if run.deadline is not None and not run.ending]
+        return max(0.0, min([0.2, *deadlines]))  # 0.2 s: how soon stop() is noticed
+
+    def _handle(self, run: _Run, event: DecodeEvent | _Judged) -> None:
+        if isinstance(event, BranchProgress):
+            run.generated += event.tokens - run.decoding.get(event.id, event.tokens)
+            if event.id in run.decoding:
+                run.decoding[event.id] = event.tokens
+            if self.means.observer is not None:
+                self.means.observer(run.tree, event)
+        elif isinstance(event, BranchDone):
+            self._decoded(run, event.branch)
+        elif run.key in self.runs:  # a verdict that comes after the end changes nothing
+            run.judging.discard(event.id)
+            run.verifier_calls += len(event.verdicts) - len(self.means.verifiers)  # those not asked cost nothing
+            if run.tree[event.id].status != "pruned":
+                run.tree.judge(event.id, event.verdicts)
+
+    def _decoded(self, run: _Run, branch: Branch) -> None:
+        counted = run.decoding.pop(branch.id, None)
+        if counted is None:
+            return  # another result for the same request came first
+        run.generated += len(branch.token_ids) - counted
+        run.tree.attach(branch)
+        if run.ending is None and run.tree[branch.id].status != "pruned":
+            self._judge(run, branch)
+
+    def _judge(self, run: _Run, branch: Branch) -> None:
+        """Send a complete branch to the verifiers. Steps of a longer answer are not judged."""
+        verifiers = self.means.verifiers
+        if not verifiers or branch.finish not in ("eos", "stop", "length"):
+            return
+        limit = self.means.budget.verifier_calls
+        if limit is not None and run.verifier_calls + len(verifiers) > limit:
+            self._end(run, "budget", f"the budget of {limit} verifier calls is spent")
+            return
+        run.verifier_calls += len(verifiers)
+        run.judging.add(branch.id)
+        whole, problem = run.tree.branch(branch.id), run.tree.problem
+
+        def work() -> None:
+            try:
+                verdicts = judge(verifiers, problem, whole)
+            except BaseException as error:  # noqa: BLE001  (without a verdict the run would wait for ever)
+                verdicts = (Verdict(status="error", reason=f"a verifier raised {type(error).__name__}"),)
+            self.inbox.put((run, _Judged(branch.id, verdicts)))
+
+        self.means.pool.submit(work)
+
+    # --- end ---------------------------------------------------------------------------------------------------
+
+    def _over(self, run: _Run) -> bool:
+        """End a run whose strategy is content or whose budget is spent; whether it is ending."""
+        if run.ending is not None:
+            return True
+        budget = self.means.budget
+        if self._content(run):
+            first = run.tree.accepted()
+            told = _accepted_reason(run.tree) if first else "the strategy is content"
+            self._end(run, "verified" if first else "exhausted", told)
+        elif budget.tokens is not None and run.generated >= budget.tokens:
+            self._end(run, "budget", f"the budget of {budget.tokens} tokens is spent")
+        elif run.deadline is not None and time.monotonic() >= run.deadline:
+            self._end(run, "budget", f"the budget of {budget.seconds:g} seconds is spent")
+        elif budget.branches is not None and run.branches >= budget.branches and not run.decoding and not run.judging:
+            self._end(run, "budget", f"the budget of {budget.branches} branches is spent")
+        return run.ending is not None
+
+    def _content(self, run: _Run) -> bool:
+        finished = getattr(self.means.strategy, "finished", None)
+        if finished is None:
+            return bool(run.tree.accepted())
+        try:
+            with boundary(f"strategy {type(self.means.strategy).__name__}"):
+                return bool(finished(run.tree))
+        except PluginError as error:
+            run.tree.note(ROOT, str(error))
+            self._end(run, "failed", str(error))
+            return False
+
+    def _end(self, run: _Run, status: RunStatus, reason: str) -> None:
+        """Begin to end: cancel what is in flight. The run is finished when all of it has come back."""
+        if run.ending is None:
+            run.ending = (status, reason)
+            self.decoder.cancel(run.key, list(run.decoding))
+        self._finish(run)
+
+    def _finish(self, run: _Run) -> None:
+        if run.ending is None or run.decoding or run.key not in self.runs:
+            return
+        status, reason = run.ending
+        if run.judging and status == "budget" and (run.deadline is None or time.monotonic() < run.deadline):
+            return  # what was decoded within the budget deserves its verdict
+        if run.tree.accepted() and status not in ("verified", "interrupted"):
+            status, reason = "verified", f"{_accepted_reason(run.tree)}; {reason}"
+        ended = Ended(status=status, reason=reason, usage=run.tree.usage(time.monotonic() - run.began))
+        run.tree.end(ended)
+        del self.runs[run.key]
+        self.done.append(Solution.of(run.tree, ended))
+
+
+def _accepted_reason(tree: Tree) -> str:
+    best = tree.best()
+    verdict = best.verdict if best else None
+    if best is None or verdict is None:
+        return "accepted"
+    told = f": {verdict.reason}" if verdict.reason else ""
+    return f"branch {best.id} of {len(tree) - 1} accepted by {verdict.verifier or 'a verifier'}{told}"
+
+
+def _nothing_left(tree: Tree, judged: bool) -> str:
+    leaves = tree.leaves()
+    if not leaves:
+        return "the strategy proposed nothing"
+    if all(leaf.status == "failed" for leaf in leaves):
+        return f"none of {len(leaves)} branches could be decoded: {leaves[0].reason}"
+    if not judged:
+        return f"{len(leaves)} branches decoded; there is no verifier, so the best is the most probable"
+    counts: dict[str, int] = {}
+    for leaf in leaves:
+        verdict = leaf.verdict
+        status = "failed" if leaf.status == "failed" else verdict.status if verdict else leaf.status
+        counts[status] = counts.get(status, 0) + 1
+    told = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
+    if tree.accepted():
+        return f"{len(leaves)} branches were judged ({told})"
+    return f"none of {len(leaves)} branches was accepted ({told}); this is the best of them"

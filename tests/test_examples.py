@@ -1,0 +1,25 @@
+"""Each example is short and runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
+
+
+def test_there_are_examples():
+    assert {p.stem for p in EXAMPLES} >= {"math_problem", "custom_verifier", "custom_strategy"}
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
+def test_an_example_is_short_and_runs(path: Path, saved_model: Path):
+    assert len(path.read_text().splitlines()) <= 20
+    done = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", str(path), str(saved_model)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()

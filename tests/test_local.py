@@ -1,0 +1,132 @@
+"""The decoder in this process: prompts, threads, cancellation, failures."""
+
+from __future__ import annotations
+
+import queue
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from led_agent import DecodeRequest, Decoding, Problem, Search, Tree, solve
+from led_agent.errors import ModelError, UsageError
+from led_agent.local import LocalDecoder
+from led_agent.protocols import BranchDone, BranchProgress
+from led_agent.strategies import BestOfN
+from led_agent.types import Branch, Message
+from tests.engine.reference import make_engine
+from tests.tiny import tiny_model, tiny_tokenizer
+
+
+@pytest.fixture
+def decoder():
+    tokenizer = tiny_tokenizer()
+    made = LocalDecoder(make_engine(tiny_model(vocab_size=len(tokenizer)), tokenizer, slots=4))
+    yield made
+    made.close()
+
+
+def request(name: str = "1", **changes: Any) -> DecodeRequest:
+    made = Tree("w1 w2", decoding=Decoding.plain(1.0), max_tokens=12).requests(1)[0]
+    return made.model_copy(update={"id": name, "problem": "p", **changes})
+
+
+def finish(decoder: LocalDecoder, *requests: DecodeRequest) -> dict[str, Branch]:
+    inbox: queue.Queue[Any] = queue.Queue()
+    for one in requests:
+        decoder.submit(one, inbox.put)
+    done: dict[str, Branch] = {}
+    progress: dict[str, int] = {}
+    while len(done) < len(requests):
+        event = inbox.get(timeout=60)
+        if isinstance(event, BranchProgress):
+            assert event.tokens > progress.get(event.id, 0)
+            progress[event.id] = event.tokens
+        else:
+            assert isinstance(event, BranchDone)
+            done[event.branch.id] = event.branch
+    return done
+
+
+def test_requests_become_branches(decoder: LocalDecoder):
+    done = finish(decoder, *(request(str(i), seed=i) for i in range(9)))
+    assert {b.finish for b in done.values()} <= {"length", "eos"}
+    assert len({b.token_ids for b in done.values()}) == 9
+    assert finish(decoder, request("3", seed=3))["3"].token_ids == done["3"].token_ids
+
+
+def test_prompts_go_through_the_chat_template(decoder: LocalDecoder):
+    tokenizer = decoder.engine.parts.tokenizer
+    assert decoder.render("w1 w2") == tokenizer.encode("w1 w2", add_special_tokens=False)
+    messages = [Message(role="system", content="w9"), Message(role="user", content="w1")]
+    assert decoder.render(messages) == tokenizer.encode("w9 w1", add_special_tokens=False)
+    tokenizer.chat_template = "{{ raise_exception('no system role') }}"
+    with pytest.raises(UsageError, match="no system role"):
+        decoder.render(messages)
+    tokenizer.chat_template = None
+    assert decoder.render("w1 w2") == tokenizer.encode("w1 w2")
+    with pytest.raises(UsageError, match="plain prompt, not chat messages"):
+        decoder.render(messages)
+
+
+def test_cancelling_gives_what_there_is(decoder: LocalDecoder):
+    inbox: queue.Queue[Any] = queue.Queue()
+    decoder.submit(request("long", max_tokens=240), inbox.put)
+    inbox.get(timeout=60)
+    decoder.cancel("p", ["long", "nobody"])
+    decoder.cancel("another problem", ["long"])
+    last = inbox.get(timeout=60)
+    while not isinstance(last, BranchDone):
+        last = inbox.get(timeout=60)
+    assert last.branch.finish == "cancelled"
+    assert 0 < len(last.branch.token_ids) < 240
+
+
+def test_what_breaks_in_a_step_costs_its_branches_only(decoder: LocalDecoder, monkeypatch: pytest.MonkeyPatch):
+    step = decoder.engine.step
+    broken = [True]
+
+    def once() -> Any:
+        if broken.pop() if broken else False:
+            raise RuntimeError("out of memory, as it were")
+        return step()
+
+    monkeypatch.setattr(decoder.engine, "step", once)
+    failed = finish(decoder, request("1"))["1"]
+    assert (failed.finish, failed.error) == ("error", "RuntimeError: out of memory, as it were")
+    assert finish(decoder, request("1"))["1"].finish in ("length", "eos")
+
+
+def test_a_request_that_slipped_past_the_check_is_a_failed_branch(decoder: LocalDecoder):
+    wrong = request("1", decoding=Decoding.led(depths=7))
+    with pytest.raises(UsageError, match="6 blocks"):
+        decoder.check(wrong)
+    failed = finish(decoder, wrong)["1"]
+    assert failed.finish == "error"
+    assert "6 blocks" in (failed.error or "")
+
+
+def test_solve_with_a_folder_end_to_end_and_the_same_again(saved_model: Path):
+    def once() -> list[Any]:
+        problem = Problem(prompt="w1 w2 w3", answer="none")
+        solution = solve(problem, str(saved_model), strategy=BestOfN(5), max_tokens=16, seed=4)
+        assert solution.tree.started.decoding.exploration is not None
+        return [(n.id, n.branch.token_ids, n.branch.span) for n in solution.tree.nodes() if n.branch]
+
+    first = once()
+    assert first == once()
+    assert [span for _, _, span in first] == ["all"] * 5
+
+
+def test_a_search_holds_its_model_and_many_problems_share_it(saved_model: Path):
+    problems = [Problem(id=f"p{i}", prompt=f"w{i} w2") for i in range(6)]
+    with Search(str(saved_model), strategy=BestOfN(3), max_tokens=10, slots=4) as search:
+        alone = {s.problem.key: s.text for s in map(search.solve, problems)}
+        together = list(search.solve_many(problems))
+    assert [s.problem.key for s in together] == [p.key for p in problems]
+    assert {s.problem.key: s.text for s in together} == alone
+
+
+def test_a_model_that_is_not_there_is_said_at_the_first_use():
+    with pytest.raises(ModelError, match="three ways"):
+        solve("w1", "no-such-model")

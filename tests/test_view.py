@@ -1,0 +1,82 @@
+"""What a terminal shows."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from led_agent import Branch, Problem, Tree, Verdict, solve
+from led_agent.protocols import BranchProgress
+from led_agent.strategies import BestOfN, Fallback
+from led_agent.testing import ScriptedDecoder
+from led_agent.view import LinesView, LiveView, render_solution, render_tree
+
+
+def console() -> Console:
+    return Console(file=io.StringIO(), width=160, force_terminal=True, color_system=None)
+
+
+def shown(screen: Console, thing: object) -> str:
+    screen.print(thing)
+    return screen.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+
+def growing_tree() -> Tree:
+    tree = Tree(Problem(prompt="How many bolts?", answer="3"))
+    for request in tree.requests(3):
+        tree.add(request)
+    return tree
+
+
+def test_the_live_view_follows_a_search():
+    screen = console()
+    view, tree = LiveView(screen, "tiny  led"), growing_tree()
+    view(tree, tree.started)
+    tree.listen(lambda event: view(tree, event))
+    view(tree, BranchProgress("1", 17, "two bolts"))
+    view(tree, BranchProgress("1", 18, "two bolts of"))
+    tree.attach(Branch(id="2", text="The answer is 4.", token_ids=(1, 2, 3)))
+    tree.judge("2", [Verdict(status="rejected", reason="found 4, expected 3")])
+    out = shown(screen, view._render())
+    assert "21 tokens" in out
+    for said in ("growing", "two bolts of", "rejected", "found 4, expected 3", "How many bolts?", "tiny  led"):
+        assert said in out
+
+
+def test_model_text_can_not_steer_the_terminal():
+    tree = growing_tree()
+    tree.attach(Branch(id="1", text="\x1b[2J\x1b]0;title\x07 [bold]not markup[/bold]\r\nend"))
+    screen = Console(file=io.StringIO(), width=160)
+    out = shown(screen, render_tree(tree))
+    assert "\x1b" not in out
+    assert "\x07" not in out
+    assert "\r" not in out
+    assert "[bold]not markup[/bold] end" in out
+
+
+def test_the_tree_shows_the_fallback_and_why():
+    solution = solve(
+        Problem(prompt="2 + 2?", answer="4"),
+        decoder=ScriptedDecoder(lambda r: "4" if r.decoding.is_greedy else "5"),
+        strategy=Fallback(BestOfN(2)),
+        verifiers=[lambda p, b: Verdict(status="accepted" if b.text == p.answer else "rejected", reason="seen")],
+    )
+    out = shown(console(), render_tree(solution.tree))
+    assert "fallback: 2 of 2 branches rejected" in out
+    assert out.count("rejected") >= 3
+    told = shown(console(), render_solution(solution))
+    assert "verified" in told
+    assert "3 branches" in told
+
+
+def test_lines_are_printed_for_logs():
+    screen = console()
+    view = LinesView(screen)
+    verify = [lambda p, b: b.text == "4"]
+    with view:
+        solve("2 + 2?", decoder=ScriptedDecoder(["5", "4"]), strategy=BestOfN(2), verifiers=verify, observer=view)
+    out = screen.file.getvalue()  # type: ignore[attr-defined]
+    assert "2 + 2?" in out
+    assert "rejected" in out
+    assert "accepted" in out
