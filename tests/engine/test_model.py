@@ -18,9 +18,9 @@ def test_taps_are_the_hidden_states(family: str):
     model = tiny_model(family)
     ids = torch.tensor([[3, 1, 4, 1, 5]])
     with torch.no_grad():
-        states = model.model(input_ids=ids, output_hidden_states=True).hidden_states
         parts = ModelParts.of(model)
         parts.model.set_attn_implementation("sdpa")  # the taps alone are looked at here
+        states = model.model(input_ids=ids, output_hidden_states=True).hidden_states
         with parts.tapping(frozenset({0, 2, 5})) as taps:
             parts.model.model(input_ids=ids)
             for depth in (0, 2, 5):
