@@ -119,7 +119,7 @@ def test_a_strategy_comes_to_an_end(strategy: Strategy, verdict: Any) -> None:
 @every_strategy
 def test_a_strategy_comes_to_an_end_where_every_branch_fails(strategy: Strategy) -> None:
     solution = run(strategy, lambda request: Branch(text="", finish="error", error="out of memory"))
-    assert solution.status == "exhausted"
+    assert solution.status == "failed"
     assert {node.status for node in solution.tree.nodes()} == {"failed"}
 
 
