@@ -20,10 +20,10 @@ EVERY = DepthExploration(depths=6, top_k=20, exploit=False)  # explores wherever
 THINK = Decoding(temperature=1.0, exploration=EVERY)
 
 
-def engine_with(think: str, seed: int = 0):
+def engine_with(think: str, seed: int = 0, slots: int = 16):
     tokenizer = tiny_tokenizer(think=think)
     model = tiny_model("llama", seed=seed, vocab_size=len(tokenizer), initializer_range=0.08)
-    return make_engine(model, tokenizer, slots=16), tokenizer
+    return make_engine(model, tokenizer, slots=slots), tokenizer
 
 
 def make_tags_likely(engine) -> None:
@@ -95,19 +95,24 @@ def test_outside_the_span_the_sampler_is_the_plain_one_to_the_bit():
 
 
 def test_the_closing_tag_keeps_its_unexplored_probability():
-    engine, tokenizer = engine_with("token", seed=3)
+    engine, tokenizer = engine_with("token", seed=6, slots=64)  # a seed for which exploration would change it much
     prompt = tokenizer.encode("w1 w2 <think>", add_special_tokens=False)
     close = engine.parts.thinking.close[0]
-    model = tiny_model("llama", seed=3, vocab_size=len(tokenizer), initializer_range=0.08).double()
+    model = tiny_model("llama", seed=6, vocab_size=len(tokenizer), initializer_range=0.08).double()
     wide = EVERY.model_copy(update={"top_k": len(tokenizer)})
     logits = layer_logits(model, prompt, wide)
     ids, law = exploration_law(logits, wide, 1.0, held=torch.tensor([close]))
     true = torch.zeros(len(tokenizer), dtype=torch.float64).scatter(0, ids[0], law[0])
     assert math.isclose(true[close], logits[0, 0].softmax(-1)[close], rel_tol=1e-9)
-    n = 4000
+    _, free = exploration_law(logits, wide, 1.0)
+    unheld = float(free[0][ids[0] == close])
+    n = 8000
     decoding = Decoding(temperature=1.0, exploration=wide)
     grown = branches(engine, EngineRequest("x", prompt, decoding, max_tokens=1, n=n))
     counts = torch.bincount(torch.tensor([b.token_ids[0] for b in grown.values()]), minlength=len(tokenizer)).double()
+    noise = math.sqrt(n * float(true[close]))
+    assert abs(n * unheld - n * float(true[close])) > 6 * noise  # else the next line could not tell
+    assert abs(float(counts[close]) - n * float(true[close])) < 3.5 * noise
     likely = true * n >= 5
     chi2 = float(((counts - n * true) ** 2 / (n * true))[likely].sum())
     assert chi2 < int(likely.sum()) + 5 * math.sqrt(2 * int(likely.sum()))
