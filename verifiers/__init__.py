@@ -3,7 +3,8 @@
 if __name__ != "led_agent.verifiers":
     raise ImportError("this folder is led_agent.verifiers; import it under that name")
 
+from led_agent.verifiers.countdown import Countdown, countdown, is_puzzle
 from led_agent.verifiers.matches import Matches, matches
 from led_agent.verifiers.math_answer import MathAnswer, math_answer
 
-__all__ = ["Matches", "MathAnswer", "matches", "math_answer"]
+__all__ = ["Countdown", "Matches", "MathAnswer", "countdown", "is_puzzle", "matches", "math_answer"]

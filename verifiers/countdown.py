@@ -1,0 +1,130 @@
+"""``countdown()``: whether the final expression uses each given number exactly once and comes to the target.
+
+This file finds the puzzle in a problem and the expression in an output; what an expression comes to is
+``led_agent.countdown``'s to say, exactly, in fractions.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from led_agent.answers import after_thinking, boxed
+from led_agent.countdown import ExpressionError, Puzzle, read_puzzle, work_out
+from led_agent.types import Branch, Problem, Verdict, VerdictStatus
+
+__all__ = ["Countdown", "countdown", "expression_in", "is_puzzle"]
+
+_FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
+_NESTED = 8  # fractions inside fractions: four numbers can't nest deeper than three
+_SPELLINGS = (
+    (re.compile(r"\\times|\\cdot|\\ast"), "*"),
+    (re.compile(r"\\div"), "/"),
+    (re.compile(r"(?<=[\d)\s])[xX](?=[\d(\s])"), "*"),
+    (re.compile(r"^[ \t]*\d{1,2}\)(?=[ \t])", re.MULTILINE), " "),  # "1) " numbers a line
+    (re.compile(r"(?<=[\d)\]])\s*\*\*\s*(?=[-\d(\[])"), "^"),  # a power, which no answer has; other pairs are bold
+    (re.compile(r"\\left|\\right|(?<!\\)\\[,;!()\[\]]|\$|`|\*\*"), " "),
+)
+_TAGGED = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL | re.IGNORECASE)
+# Digits, signs and brackets; "- 5" may be a bullet, "-5" is not. Decimal points and powers belong to no answer, but
+# to the run: without them, what remains of "1.5+3" would be another expression.
+_RUN = re.compile(r"(?:[-−–](?=[\d(\[])|\.(?=\d))?[\d(\[](?:[\d\s+*/×÷·∗⋅−–()\[\]^-]|\.(?=\d))*")
+_LOOSE = "+-*/×÷·∗⋅−–([ \t"  # at the end of a run: a dash or a bracket of the sentence
+_SIGNED = re.compile(r"[+*/×÷·∗⋅−–-]")
+_READ = 20_000  # characters from the end: an answer is not longer
+
+
+@dataclass(frozen=True)
+class Countdown:
+    """A verifier: accepts a branch whose final expression solves the problem's Countdown puzzle.
+
+    The puzzle is ``metadata["numbers"]`` (or ``"nums"``) and ``metadata["target"]`` where they are, else what the
+    prompt says in plain English. The expression is taken after ``</think>``: the last ``<answer>…</answer>`` or
+    ``\\boxed{…}``, else the last run of numbers and signs; "= 40" beside it may stand. Every number must be used
+    exactly once, in any order, with + - * / and brackets; fractions on the way are allowed.
+
+    It abstains where the problem is no puzzle.
+    """
+
+    name: ClassVar[str] = "countdown"
+
+    def __call__(self, problem: Problem, branch: Branch, /) -> Verdict:
+        """The verdict on one branch; may be called from many threads at once."""
+        begun = time.perf_counter()
+        status, reason, answer = _judge(problem, branch.text)
+        seconds = time.perf_counter() - begun
+        return Verdict(status=status, reason=reason, verifier=self.name, seconds=seconds, answer=answer)
+
+
+def countdown() -> Countdown:
+    """A verifier of Countdown puzzles: each given number exactly once, + - * / and brackets, exactly the target."""
+    return Countdown()
+
+
+def is_puzzle(problem: Problem) -> bool:
+    """Whether ``countdown()`` has something to say on a problem: a verdict, or what is wrong with its metadata."""
+    try:
+        return _puzzle(problem) is not None
+    except ValueError:
+        return True
+
+
+def expression_in(text: str) -> str | None:
+    """The expression that an output ends in, as it stands there; None where there is none."""
+    final = after_thinking(text)[-_READ:]
+    tagged = _TAGGED.findall(final)
+    region = tagged[-1] if tagged else boxed(final) or final
+    for _ in range(_NESTED):
+        region = _FRACTION.sub(r"((\1)/(\2))", region)
+    for pattern, plain in _SPELLINGS:
+        region = pattern.sub(plain, region)
+    sides = [run.strip().rstrip(_LOOSE) for line in region.splitlines() for run in _RUN.findall(line)]
+    found = [side for side in sides if _SIGNED.search(side.lstrip("-−–"))]
+    return found[-1] if found else None
+
+
+def _judge(problem: Problem, text: str) -> tuple[VerdictStatus, str, str | None]:
+    try:
+        puzzle = _puzzle(problem)
+    except ValueError as error:
+        return "error", str(error), None
+    if puzzle is None:
+        return "abstained", "the problem is no Countdown puzzle: no target and numbers are found in it", None
+    answer = expression_in(text)
+    if answer is None:
+        return "rejected", "there is no expression in the final text", None
+    try:
+        worked = work_out(answer)
+    except ExpressionError as error:
+        return "rejected", str(error), answer
+    if Counter(worked.numbers) != Counter(puzzle.numbers):
+        return "rejected", f"it uses {_listed(worked.numbers)}; given are {_listed(puzzle.numbers)}", answer
+    if worked.value != puzzle.target:
+        return "rejected", f"it comes to {worked.value}, not {puzzle.target}", answer
+    return "accepted", f"it comes to {puzzle.target}", answer
+
+
+def _puzzle(problem: Problem) -> Puzzle | None:
+    """The problem's puzzle: from its metadata, else from its prompt.
+
+    Raises:
+        ValueError: metadata that is neither absent nor a puzzle.
+    """
+    numbers: Any = problem.metadata.get("numbers", problem.metadata.get("nums"))
+    target: Any = problem.metadata.get("target")
+    if numbers is None or target is None:
+        return read_puzzle(problem.text)
+    whole = isinstance(numbers, list | tuple) and all(type(n) is int for n in (*numbers, target))
+    if not whole or not numbers:
+        raise ValueError(
+            f"metadata has numbers {numbers!r} and target {target!r}; a list of whole numbers and a whole number are "
+            "allowed"
+        )
+    return Puzzle(tuple(numbers), target)
+
+
+def _listed(numbers: tuple[int, ...]) -> str:
+    return ", ".join(map(str, sorted(numbers)))
