@@ -1,0 +1,1 @@
+"""Recipes that made the models inside the package. Not installed with it."""
