@@ -17,4 +17,4 @@ class GreedyLines:
         return tree.requests(4, parent=best.id, step=["\n", ". "], max_tokens=32)
 
 
-print(solve("Tell me about rain.", sys.argv[1] if len(sys.argv) > 1 else None, strategy=GreedyLines()).text)
+print(solve("Tell me about rain.", sys.argv[1] if len(sys.argv) > 1 else "smollm2", strategy=GreedyLines()).text)

@@ -11,7 +11,7 @@ def short(problem: Problem, branch: Branch) -> float:
     return max(0.01, 0.99 - len(branch.text) / 1000)
 
 
-model = sys.argv[1] if len(sys.argv) > 1 else None
+model = sys.argv[1] if len(sys.argv) > 1 else "smollm2"
 plain = Decoding.plain(0.8)
 solution = solve("Name a colour.", model, strategy=BestOfN(4), verifiers=[short], decoding=plain, max_tokens=24)
 for node in solution.tree.leaves():

@@ -8,7 +8,7 @@ from led_agent.verifiers import math_answer
 
 solution = solve(
     Problem(prompt="A robe takes 2 bolts of blue fiber and half that much white. How many bolts in total?", answer="3"),
-    model=sys.argv[1] if len(sys.argv) > 1 else None,
+    model=sys.argv[1] if len(sys.argv) > 1 else "smollm2",
     strategy=Fallback(BestOfN(8)),
     verifiers=[math_answer()],
     decoding=Decoding.led("paper"),

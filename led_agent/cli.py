@@ -26,7 +26,7 @@ from rich.text import Text
 import led_agent
 from led_agent.errors import LedError, MachineError, UsageError, explain
 from led_agent.journal import Journal, read_trees
-from led_agent.models import default_model, known_models
+from led_agent.models import default_model, embedded_refusal, is_embedded, known_models
 from led_agent.problems import BadLine, read_problems
 from led_agent.protocols import Strategy, Verifier
 from led_agent.runs import RunFolder
@@ -35,7 +35,7 @@ from led_agent.solution import Solution
 from led_agent.strategies import BestOfN, Fallback
 from led_agent.tree import Tree
 from led_agent.types import Budget, Decoding, Problem
-from led_agent.verifiers import matches, math_answer
+from led_agent.verifiers import countdown, is_puzzle, matches, math_answer
 from led_agent.view import LinesView, LiveView, render_solution, render_tree
 
 __all__ = ["app", "main"]
@@ -55,15 +55,16 @@ _err = Console(stderr=True)
 
 Model = Annotated[
     str | None,
-    typer.Option("--model", "-m", help="Alias, folder or hub id. See `led-agent models`.", show_default="smollm2"),
+    typer.Option("--model", "-m", help="Alias, folder or hub id. See `led-agent models`.", show_default="countdown"),
 ]
 Count = Annotated[int, typer.Option("--n", "-n", min=1, help="Exploring branches.")]
 DecodingName = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--decoding",
         "-d",
         help="led.paper, led.official, plain or greedy; settings follow a colon: led.paper:depths=4,temperature=1.0",
+        show_default="led.paper over the last quarter of the model",
     ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
@@ -92,7 +93,7 @@ class _Settings:
 
     model: str | None
     n: int
-    decoding: str
+    decoding: str | None
     seed: int
     max_tokens: int
     tries: int
@@ -106,16 +107,22 @@ class _Settings:
     slots: int
 
     @property
+    def parsed_decoding(self) -> Decoding | None:
+        return Decoding.parse(self.decoding) if self.decoding is not None else None
+
+    @property
     def strategy(self) -> Strategy:
         return Fallback(BestOfN(self.n, stop_at_first=not self.all_branches), tries=self.tries)
 
-    def verifiers(self, problems: Sequence[Problem]) -> list[Verifier]:
-        """Math answers where there is a reference answer, a pattern where one is given."""
-        chosen: list[Verifier] = []
+    def verifiers(self, problems: Sequence[Problem]) -> list[Verifier] | None:
+        """What each problem calls for; with a pattern, that beside what any of them calls for."""
+        if self.pattern is None:
+            return None
+        chosen: list[Verifier] = [matches(self.pattern)]
+        if any(is_puzzle(problem) for problem in problems):
+            chosen.append(countdown())
         if any(problem.answer is not None for problem in problems):
             chosen.append(math_answer())
-        if self.pattern is not None:
-            chosen.append(matches(self.pattern))
         return chosen
 
     def search(self, problems: Sequence[Problem], journal: Journal | None, observer: Any) -> Search:
@@ -127,7 +134,7 @@ class _Settings:
             self.model,
             strategy=self.strategy,
             verifiers=self.verifiers(problems),
-            decoding=Decoding.parse(self.decoding),
+            decoding=self.parsed_decoding,
             budget=budget,
             seed=self.seed,
             max_tokens=self.max_tokens,
@@ -144,7 +151,7 @@ class _Settings:
         return {
             "model": self.model or default_model(),
             "strategy": repr(self.strategy),
-            "decoding": Decoding.parse(self.decoding).model_dump(mode="json"),
+            "decoding": self.parsed_decoding.model_dump(mode="json") if self.parsed_decoding else "by the model",
             "seed": self.seed,
             "max_tokens": self.max_tokens,
             "stop": list(self.stop),
@@ -162,7 +169,7 @@ def solve(
     answer: Annotated[str | None, typer.Option(help="The reference answer; branches are verified against it.")] = None,
     model: Model = None,
     n: Count = 8,
-    decoding: DecodingName = "led.paper",
+    decoding: DecodingName = None,
     seed: Seed = 0,
     max_tokens: MaxTokens = 512,
     tries: Tries = 3,
@@ -204,7 +211,7 @@ def run(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many problems.")] = None,
     model: Model = None,
     n: Count = 8,
-    decoding: DecodingName = "led.paper",
+    decoding: DecodingName = None,
     seed: Seed = 0,
     max_tokens: MaxTokens = 512,
     tries: Tries = 3,
@@ -234,6 +241,7 @@ def run(
     asked, bad = read_problems(problems)
     _name_bad_lines(problems, bad)
     asked = asked[:limit]
+    _refuse_unfit(model, asked)
     with RunFolder(out, settings.record()) as folder:
         interrupted = _run_all(settings, asked, folder, as_json=as_json, quiet=quiet)
         verified = [bool(folder.finished[p.key]["verified"]) for p in asked if p.key in folder.finished]
@@ -325,7 +333,7 @@ def _journal(path: Path | None, problem: Problem) -> Any:
 
 
 def _solve_one(settings: _Settings, problem: Problem, journal: Journal | None, quiet: bool) -> Solution:
-    header = f"{settings.model or 'default model'}  {Decoding.parse(settings.decoding).label}"
+    header = f"{settings.model or default_model()}  {settings.decoding or ''}".rstrip()
     view = None if quiet else LiveView(_err, header) if _err.is_terminal else LinesView(_err)
     with settings.search([problem], journal, view) as search:
         _load(search, quiet)
@@ -397,6 +405,13 @@ def _stopping(search: Search) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _refuse_unfit(model: str | None, problems: Sequence[Problem]) -> None:
+    """Stop at once where the embedded model can be asked none of the problems; one that fails alone is a result."""
+    refusals = [embedded_refusal(problem.text) for problem in problems] if is_embedded(model) else []
+    if refusals and all(refusals):
+        raise UsageError(f"none of the {len(problems)} problems can be asked; of the first: {refusals[0]}")
 
 
 def _name_bad_lines(path: Path, bad: Sequence[BadLine]) -> None:

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
 from led_agent.errors import LedError, UsageError
-from led_agent.models import locate
+from led_agent.models import embedded_refusal, is_embedded, locate
 from led_agent.protocols import BranchDone, BranchProgress, Sink
-from led_agent.types import Branch, DecodeRequest, Message
+from led_agent.types import Branch, DecodeRequest, Message, Problem
 
 if TYPE_CHECKING:
     from led_agent.engine import BranchEvent, Engine, EngineRequest
@@ -43,8 +43,9 @@ class _Orders:
 class LocalDecoder:
     """An engine that is stepped by its own thread, behind the ``Decoder`` protocol."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, embedded: bool = False) -> None:
         self.engine = engine
+        self._embedded = embedded
         self._jobs: dict[str, _Job] = {}
         self._orders = _Orders()
         self._thread = threading.Thread(target=self._work, name="led-engine", daemon=True)
@@ -62,7 +63,8 @@ class LocalDecoder:
         from led_agent.engine import Engine
         from led_agent.engine.model import load_parts
 
-        return cls(Engine(load_parts(found, device=device, dtype=dtype), slots=slots))
+        engine = Engine(load_parts(found, device=device, dtype=dtype), slots=slots)
+        return cls(engine, embedded=is_embedded(model))
 
     @property
     def slots(self) -> int:
@@ -99,6 +101,10 @@ class LocalDecoder:
         tokenizer = self.engine.parts.tokenizer
         if tokenizer is None:
             raise UsageError("this engine has no tokenizer; a search needs one")
+        if self._embedded:
+            refusal = embedded_refusal(Problem(prompt=prompt).text)
+            if refusal is not None:
+                raise UsageError(refusal)
         if getattr(tokenizer, "chat_template", None) is None:
             if not isinstance(prompt, str):
                 raise UsageError("this model has no chat template, so it takes a plain prompt, not chat messages")

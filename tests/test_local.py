@@ -128,5 +128,5 @@ def test_a_search_holds_its_model_and_many_problems_share_it(saved_model: Path):
 
 
 def test_a_model_that_is_not_there_is_said_at_the_first_use():
-    with pytest.raises(ModelError, match="three ways"):
+    with pytest.raises(ModelError, match="ways to have another"):
         solve("w1", "no-such-model")

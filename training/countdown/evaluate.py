@@ -133,38 +133,49 @@ def sample(model: LlamaForCausalLM, asked: list[Puzzle], law: Law, samples: int,
 class Depths:
     """Posteriors read off each depth through the final norm and head, over the thinking of rollouts at T=1.
 
-    ``entropy[kind][i]``: mean nats after i + 1 blocks; ``result_right[i]``: how often the most probable token at a
-    line's result is the true result, the line's operands being what they are.
+    ``entropy[kind][i]``: nats after i + 1 blocks, of each problem, the mean over its tokens of that kind;
+    ``result_right[i]``: how often the most probable token at a line's result is the true result, the line's operands
+    being what they are.
     """
 
-    entropy: dict[str, list[float]]
+    entropy: dict[str, list[list[float]]]
     result_right: list[float]
+
+    def estimate(self, kind: str, depth: int) -> Estimate:
+        """Mean entropy over problems after that many blocks."""
+        return bootstrap(self.entropy[kind][depth - 1])
 
 
 @torch.inference_mode()
-def by_depth(model: LlamaForCausalLM, asked: list[Puzzle], seed: int, team: Team) -> Depths:
-    """Look into one rollout a problem."""
-    mine = team.share(asked)
+def by_depth(model: LlamaForCausalLM, asked: list[Puzzle], seed: int, team: Team, samples: int = 4) -> Depths:
+    """Look into some rollouts of each problem."""
+    mine = [puzzle for puzzle in team.share(asked) for _ in range(samples)]
     start = prompts(mine)
     generator = torch.Generator().manual_seed(seed * team.size + team.rank)
     grown = rollout(model, start, temperature_chooser(model, 1.0, generator))
-    states = model.model(
-        input_ids=torch.cat([start, grown[:, :-1]], 1), use_cache=False, output_hidden_states=True
-    ).hidden_states
-    kinds = kinds_of(grown)
-    truth = _true_results(grown)
-    sums: list[float] = [float((kinds == i).sum()) for i in range(len(KINDS))] + [float((truth >= 0).sum())]
-    last = len(states) - 1
-    for depth in range(1, last + 1):
-        at = states[depth][:, start.shape[1] - 1 :]
-        logits = model.lm_head(at) if depth == last else lens(model, at)
-        logp = torch.log_softmax(logits, -1)
-        entropy = -(logp.exp() * logp).sum(-1)  # [rows, new]
-        sums += [float(entropy[kinds == i].sum()) for i in range(len(KINDS))]
-        sums.append(float((logits.argmax(-1) == truth)[truth >= 0].sum()))
-    table = np.array(team.sum(*sums)).reshape(last + 1, len(KINDS) + 1)
-    means = table[1:] / table[0]
-    return Depths({kind: means[:, i].tolist() for i, kind in enumerate(KINDS)}, means[:, -1].tolist())
+    kinds, truth = kinds_of(grown), _true_results(grown)
+    blocks = model.config.num_hidden_layers
+    means = np.zeros((len(mine) // samples, blocks, len(KINDS)))
+    right = np.zeros(blocks)
+    inputs = torch.cat([start, grown[:, :-1]], 1)
+    for at in range(0, len(mine), ROWS):  # a part at a time: the states of all depths are large
+        rows = slice(at, at + ROWS)
+        states = model.model(input_ids=inputs[rows], use_cache=False, output_hidden_states=True).hidden_states
+        for depth in range(1, blocks + 1):
+            state = states[depth][:, start.shape[1] - 1 :]
+            logits = model.lm_head(state) if depth == blocks else lens(model, state)  # the last is normed already
+            logp = torch.log_softmax(logits, -1)
+            entropy = -(logp.exp() * logp).sum(-1)  # [rows, new]
+            right[depth - 1] += int((logits.argmax(-1) == truth[rows])[truth[rows] >= 0].sum())
+            for kind in range(len(KINDS)):
+                sums = (entropy * (kinds[rows] == kind)).sum(-1).numpy()
+                np.add.at(means[:, depth - 1, kind], np.arange(at, at + len(sums)) // samples, sums)
+    counts = np.stack([(kinds == kind).sum(-1).view(-1, samples).sum(-1).numpy() for kind in range(len(KINDS))], -1)
+    means /= np.maximum(counts, 1)[:, None]
+    total = np.array(team.sum(*right, float((truth >= 0).sum())))
+    every = np.array(team.gather(list(means)))  # [problems, blocks, kinds]
+    entropies = {kind: every[:, :, i].T.tolist() for i, kind in enumerate(KINDS)}
+    return Depths(entropies, (total[:-1] / total[-1]).tolist())
 
 
 def kinds_of(grown: Tensor) -> Tensor:

@@ -16,8 +16,9 @@ from itertools import combinations, combinations_with_replacement
 from typing import Literal
 
 from led_agent.countdown import Puzzle
+from led_agent.models import LARGEST_GIVEN, LARGEST_TARGET
 
-LARGEST_GIVEN, LARGEST = 25, 99
+LARGEST = LARGEST_TARGET  # of intermediate values, too
 ATTEMPTS = 6  # tries in a trace at most, before it gives up
 HAZARD = 0.3  # chance that a try is a right one: constant, so that position in the trace promises nothing
 ATTEMPT_TOKENS = 11

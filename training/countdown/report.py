@@ -41,10 +41,22 @@ def depth_table(report: Report) -> str:
     """Entropy by depth of each kind of token, and how often the lens already has a line's right result."""
     depths = report.depths
     rows = [
-        [str(i + 1), *(f"{depths.entropy[kind][i]:.3f}" for kind in KINDS), f"{right:.3f}"]
-        for i, right in enumerate(depths.result_right)
+        [str(depth), *(str(depths.estimate(kind, depth)) for kind in KINDS), f"{right:.3f}"]
+        for depth, right in enumerate(depths.result_right, 1)
     ]
     return _table(["after block", *(f"entropy, {kind}" for kind in KINDS), "result right"], rows)
+
+
+def collapse_table(before: Report, after: Report) -> str:
+    """How the entropy of choices changed at each depth, paired by problem."""
+    rows = []
+    for depth, (old, new) in enumerate(
+        zip(before.depths.entropy["choice"], after.depths.entropy["choice"], strict=True), 1
+    ):
+        change = bootstrap(np.array(new) - np.array(old))
+        share = change.mean / float(np.mean(old))
+        rows.append([str(depth), f"{change.mean:+.3f} ({change.low:+.3f} to {change.high:+.3f})", f"{share:+.1%}"])
+    return _table(["after block", "Δ entropy of choices", "of what it was"], rows)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -18,11 +19,19 @@ from .log import Log
 from .model import load
 from .parallel import Team, run
 from .problems import Split
-from .report import depth_table, gain_table, laws_table
+from .report import collapse_table, depth_table, gain_table, laws_table
 from .rl import RlSettings
 from .sft import SftSettings, late_blocks
 from .tokenizer import new_tokenizer
 
+MODEL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+)
 TEMPERATURES = (0.0, 0.6, 1.0, 1.2, 1.4)
 
 
@@ -80,10 +89,21 @@ def measure(plan: Plan, checkpoints: Sequence[Path]) -> None:
     reports = [Report.read(folder / "report.json") for folder in checkpoints]
     parts = [f"## {report.name}\n\n{laws_table(report)}" for report in reports]
     if len(reports) == 2:
-        parts.append(f"## From {reports[0].name} to {reports[1].name}\n\n{gain_table(*reports)}")
+        changes = f"{gain_table(*reports)}\n{collapse_table(*reports)}"
+        parts.append(f"## From {reports[0].name} to {reports[1].name}\n\n{changes}")
     parts += [f"## {report.name} by depth\n\n{depth_table(report)}" for report in reports]
     (plan.out / "tables.md").write_text("\n".join(parts))
     _tell(f"tables are in {plan.out / 'tables.md'}")
+
+
+def install(out: Path, models: Path) -> None:
+    """Put finished checkpoints where the package has them: what a model needs, and no logs."""
+    for name in ("countdown", "countdown-sft"):
+        if not (out / name / "settings.json").exists():
+            raise SystemExit(f"{out / name} holds no finished checkpoint; `build --out {out}` makes it")
+        (models / name).mkdir(exist_ok=True)
+        for file in MODEL_FILES:
+            shutil.copy(out / name / file, models / name / file)
 
 
 def _stage(folder: Path, processes: int, work: Callable[..., None], *arguments: object) -> None:

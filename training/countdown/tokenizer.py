@@ -13,9 +13,10 @@ from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from led_agent.countdown import AIMS, FILLERS, SEPARATORS, SIGNS
+from led_agent.models import LARGEST_GIVEN
 
 from .model import CONTEXT
-from .problems import CLOSE, END, LARGEST, LARGEST_GIVEN, OPEN, PAD, UNKNOWN, WORDS
+from .problems import CLOSE, END, LARGEST, OPEN, PAD, UNKNOWN, WORDS
 
 _TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 
