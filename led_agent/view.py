@@ -28,6 +28,7 @@ _STYLES = {
     "growing": "blue",
 }
 _SHOWN_ROWS = 24
+_OTHER_COLUMNS = 72  # characters of the live table beside the text
 
 
 def status_text(node: Node) -> Text:
@@ -190,5 +191,5 @@ class LiveView:
             status_text(node),
             Text(str(tokens)),
             Text(_start(node.reason, 34)),
-            Text(_end(text, 200)),
+            Text(_end(text, max(20, self.console.width - _OTHER_COLUMNS))),
         )

@@ -7,6 +7,7 @@ import re
 import sys
 from pathlib import Path
 
+from rich.align import Align
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
@@ -17,18 +18,18 @@ from led_agent.strategies import BestOfN
 from led_agent.tree import Tree
 from led_agent.view import LiveView, render_solution
 
-PUZZLE = "Use 3, 7 and 24 to make 65."
+PUZZLE = "Use 3, 20 and 5 to make 35."
 COMMAND = f'led-agent solve "{PUZZLE}" --n 12 --all'
-WIDTH, EVERY, SHOWN = 118, 40, 0.35  # columns; events between frames; seconds a frame, the last one ten times that
-FINISHED_ROWS = 22
+WIDTH, EVERY, SHOWN = 112, 60, 0.35  # columns; events between frames; seconds a frame, the last one ten times that
+ROWS = 24
 
 
 class Recorder:
     """Notes what the live view shows, now and then and at each verdict."""
 
     def __init__(self) -> None:
-        self.view = LiveView(Console(file=io.StringIO()), "countdown")
-        self.frames: list[RenderableType] = []
+        self.view = LiveView(Console(file=io.StringIO(), width=WIDTH), "countdown")
+        self.frames: list[str] = []
         self._events = 0
 
     def __call__(self, tree: Tree, event: Event | BranchProgress) -> None:
@@ -40,9 +41,9 @@ class Recorder:
 
 def picture(shown: RenderableType) -> str:
     """One frame as an SVG, all of one size."""
-    console = Console(record=True, file=io.StringIO(), width=WIDTH, height=FINISHED_ROWS, force_terminal=True)
+    console = Console(record=True, file=io.StringIO(), width=WIDTH, force_terminal=True)
     console.print(Text(f"$ {COMMAND}", style="bold"))
-    console.print(shown, height=FINISHED_ROWS)
+    console.print(Align(shown, height=ROWS))  # padded: frames of different heights would be scaled
     return console.export_svg(title="led_agent")
 
 

@@ -116,22 +116,22 @@ def test_the_template_takes_chats_content_parts_and_finished_answers():
 def test_supervised_quality_on_held_out_problems(outcomes: dict[str, Outcome]):
     """Floors a few standard errors under what training/RESULTS.md measured on more problems."""
     found = outcomes["countdown-sft"]
-    assert found.passes(1).mean() > 0.45
-    assert found.passes(16).mean() > 0.95
-    assert found.arithmetic > 0.985
+    assert found.passes(1).mean() > 0.55
+    assert found.passes(16).mean() > 0.97
+    assert found.arithmetic > 0.99
 
 
 def test_reinforcement_raises_pass_at_1_and_keeps_arithmetic(outcomes: dict[str, Outcome]):
     gain = outcomes["countdown"].passes(1).mean() - outcomes["countdown-sft"].passes(1).mean()
-    assert gain > 0.08
-    assert outcomes["countdown"].arithmetic > 0.985
-    assert outcomes["countdown"].form > 0.95
+    assert gain > 0.15
+    assert outcomes["countdown"].arithmetic > 0.99
+    assert outcomes["countdown"].form > 0.97
 
 
 def test_reinforcement_collapses_the_final_layer():
     asked = sample_puzzles("test", 100, 7)
     reinforced, supervised = (by_depth(load(Path(locate(name))), asked, 0, ALONE).entropy["choice"] for name in NAMES)
-    assert np.mean(reinforced[-1]) < 0.9 * np.mean(supervised[-1])
+    assert np.mean(reinforced[-1]) < 0.75 * np.mean(supervised[-1])
 
 
 # --- engine and search -----------------------------------------------------------------------------------------------

@@ -95,7 +95,8 @@ def _judge(problem: Problem, text: str) -> tuple[VerdictStatus, str, str | None]
         return "abstained", "the problem is no Countdown puzzle: no target and numbers are found in it", None
     answer = expression_in(text)
     if answer is None:
-        return "rejected", "there is no expression in the final text", None
+        final = after_thinking(text).strip()
+        return "rejected", f"no expression in {final[-40:]!r}", None
     try:
         worked = work_out(answer)
     except ExpressionError as error:

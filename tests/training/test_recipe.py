@@ -13,13 +13,13 @@ import torch
 
 from led_agent.models import locate
 from training.countdown import rl, sft
-from training.countdown.evaluate import Law, bootstrap, by_depth, kinds_of, pass_at, sample
+from training.countdown.evaluate import Law, Measuring, bootstrap, by_depth, kinds_of, pass_at, sample
 from training.countdown.log import Log
 from training.countdown.model import load, new_model, prompts, rollout, temperature_chooser, words_of
 from training.countdown.parallel import Team
 from training.countdown.problems import IDS, NEW_TOKENS, PAD, WORDS, encode, sample_puzzles
 from training.countdown.report import read_log
-from training.countdown.stages import Measuring, Plan, build
+from training.countdown.stages import Plan, build
 
 ALONE = Team(0, 1)
 SMALL = sft.SftSettings(blocks=4, width=32, tokens=60_000, batch=16)

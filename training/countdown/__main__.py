@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from .problems import ATTEMPTS
+from .evaluate import Measuring
+from .problems import ATTEMPTS, NEW_TOKENS
 from .report import curves
 from .rl import RlSettings
 from .sft import SftSettings
-from .stages import TEMPERATURES, Measuring, Plan
+from .stages import Plan
 from .stages import build as build_all
 from .stages import compare as compare_all
 from .stages import install as install_all
@@ -79,9 +80,11 @@ def measure(
     processes: Processes = 2,
     problems: Problems = Measuring.problems,
     samples: Samples = Measuring.samples,
+    new_tokens: Annotated[int, typer.Option(min=1, help="Of a rollout; fewer mean fewer tries.")] = NEW_TOKENS,
+    led: Annotated[list[float] | None, typer.Option(help="Measure LED over the late blocks at this T, too.")] = None,
 ) -> None:
-    """Measure checkpoints on held-out problems; a folder that holds a report is not measured again."""
-    measuring = Measuring(problems=problems, samples=samples, temperatures=TEMPERATURES, seed=seed)
+    """Measure checkpoints on held-out problems; a folder that holds such a report is not measured again."""
+    measuring = Measuring(problems=problems, samples=samples, new_tokens=new_tokens, led=tuple(led or ()), seed=seed)
     measure_all(Plan(out, processes, measuring=measuring), checkpoints)
 
 

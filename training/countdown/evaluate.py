@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import comb
@@ -20,9 +21,11 @@ from led_agent.types import DepthExploration
 
 from .model import Chooser, draw, lens, prompts, rollout, temperature_chooser, words_of
 from .parallel import Team
-from .problems import CLOSE, IDS, PAD, WORDS, Split, sample_puzzles
+from .problems import CLOSE, IDS, NEW_TOKENS, PAD, WORDS, Split, sample_puzzles
 from .scoring import Score, score
+from .sft import late_blocks
 
+TEMPERATURES = (0.0, 0.6, 1.0, 1.2, 1.4)
 KS = (1, 4, 16, 32)
 ROWS = 512  # rollouts at a time
 KINDS = ("choice", "result", "verdict")  # what a token of a trace is: an operand or a sign, a line's result, yes or no
@@ -59,6 +62,27 @@ class Law:
             return token
 
         return choose
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """On what checkpoints are measured, and with which temperatures, with and without LED over the late blocks."""
+
+    split: Split = "test"
+    problems: int = 400
+    samples: int = 32
+    temperatures: tuple[float, ...] = TEMPERATURES
+    led: tuple[float, ...] = ()
+    new_tokens: int = NEW_TOKENS
+    seed: int = 0
+
+    @property
+    def report(self) -> str:
+        """The report's file name in a checkpoint's folder."""
+        return "report.json" if self.new_tokens == NEW_TOKENS else f"report-{self.new_tokens}.json"
+
+    def laws(self, blocks: int) -> list[Law]:
+        return [Law(t) for t in self.temperatures] + [Law(t, len(late_blocks(blocks)) + 1) for t in self.led]
 
 
 @dataclass(frozen=True)
@@ -104,7 +128,10 @@ class Outcome:
         return np.array([pass_at(k, self.samples, c) for c in self.correct])
 
 
-def sample(model: LlamaForCausalLM, asked: list[Puzzle], law: Law, samples: int, seed: int, team: Team) -> Outcome:
+def sample(
+    model: LlamaForCausalLM, asked: list[Puzzle], law: Law, samples: int, seed: int, team: Team,
+    new_tokens: int = NEW_TOKENS,
+) -> Outcome:  # fmt: skip
     """Draw rollouts and score them; every process of the team returns the same."""
     samples = 1 if law.temperature == 0 else samples
     generator = torch.Generator().manual_seed(seed * team.size + team.rank)
@@ -113,7 +140,7 @@ def sample(model: LlamaForCausalLM, asked: list[Puzzle], law: Law, samples: int,
     tokens = 0
     for at in range(0, len(mine), ROWS):
         part = mine[at : at + ROWS]
-        grown = rollout(model, prompts(part), law.chooser(model, generator))
+        grown = rollout(model, prompts(part), law.chooser(model, generator), new_tokens)
         tokens += int((grown != IDS[PAD]).sum())
         scores += [score(puzzle, words) for puzzle, words in zip(part, words_of(grown), strict=True)]
     groups = [scores[at : at + samples] for at in range(0, len(scores), samples)]
@@ -228,11 +255,13 @@ class Report:
         return cls(data["name"], data["split"], outcomes, Depths(**data["depths"]))
 
 
-def evaluate(
-    name: str, model: LlamaForCausalLM, split: Split, count: int, laws: Sequence[Law], samples: int, seed: int,
-    team: Team,
-) -> Report:  # fmt: skip
+def evaluate(name: str, model: LlamaForCausalLM, settings: Measuring, team: Team) -> Report:
     """Sample with every law on the same problems, and look at the depths."""
-    asked = sample_puzzles(split, count, seed)
-    outcomes = [sample(model, asked, law, samples, seed, team) for law in laws]
-    return Report(name, split, outcomes, by_depth(model, asked, seed, team))
+    asked = sample_puzzles(settings.split, settings.problems, settings.seed)
+    outcomes = []
+    for law in settings.laws(model.config.num_hidden_layers):
+        if team.leads:
+            told = f"{name}: {len(asked)} problems × {settings.samples} rollouts, {law.label}"
+            print(told, file=sys.stderr, flush=True)
+        outcomes.append(sample(model, asked, law, settings.samples, settings.seed, team, settings.new_tokens))
+    return Report(name, settings.split, outcomes, by_depth(model, asked, settings.seed, team))

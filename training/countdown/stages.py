@@ -14,14 +14,13 @@ import torch
 from transformers import LlamaForCausalLM
 
 from . import rl, sft
-from .evaluate import Law, Report, evaluate
+from .evaluate import Measuring, Report, evaluate
 from .log import Log
 from .model import load
 from .parallel import Team, run
-from .problems import Split
 from .report import collapse_table, depth_table, gain_table, laws_table
 from .rl import RlSettings
-from .sft import SftSettings, late_blocks
+from .sft import SftSettings
 from .tokenizer import new_tokenizer
 
 MODEL_FILES = (
@@ -32,22 +31,6 @@ MODEL_FILES = (
     "tokenizer_config.json",
     "chat_template.jinja",
 )
-TEMPERATURES = (0.0, 0.6, 1.0, 1.2, 1.4)
-
-
-@dataclass(frozen=True)
-class Measuring:
-    """On what checkpoints are measured, and with which temperatures, with and without LED over the late blocks."""
-
-    split: Split = "test"
-    problems: int = 400
-    samples: int = 32
-    temperatures: tuple[float, ...] = TEMPERATURES
-    led: tuple[float, ...] = ()
-    seed: int = 0
-
-    def laws(self, blocks: int) -> list[Law]:
-        return [Law(t) for t in self.temperatures] + [Law(t, len(late_blocks(blocks)) + 1) for t in self.led]
 
 
 @dataclass(frozen=True)
@@ -83,17 +66,18 @@ def compare(plan: Plan, blocks: Sequence[int], weights: Sequence[float]) -> None
 def measure(plan: Plan, checkpoints: Sequence[Path]) -> None:
     """Evaluate checkpoints on the same problems; tables go to ``out/tables.md``."""
     for folder in checkpoints:
-        if not (folder / "report.json").exists():
+        if not (folder / plan.measuring.report).exists():
             _tell(f"evaluating {folder.name}")
             run(plan.processes, _measure, folder, plan.measuring)
-    reports = [Report.read(folder / "report.json") for folder in checkpoints]
+    reports = [Report.read(folder / plan.measuring.report) for folder in checkpoints]
     parts = [f"## {report.name}\n\n{laws_table(report)}" for report in reports]
     if len(reports) == 2:
         changes = f"{gain_table(*reports)}\n{collapse_table(*reports)}"
         parts.append(f"## From {reports[0].name} to {reports[1].name}\n\n{changes}")
     parts += [f"## {report.name} by depth\n\n{depth_table(report)}" for report in reports]
-    (plan.out / "tables.md").write_text("\n".join(parts))
-    _tell(f"tables are in {plan.out / 'tables.md'}")
+    tables = plan.out / plan.measuring.report.replace("report", "tables").replace("json", "md")
+    tables.write_text("\n".join(parts))
+    _tell(f"tables are in {tables}")
 
 
 def install(out: Path, models: Path) -> None:
@@ -132,13 +116,9 @@ def _reinforce(team: Team, folder: Path, settings: RlSettings, supervised: Path)
 
 
 def _measure(team: Team, folder: Path, settings: Measuring) -> None:
-    model = load(folder)
-    laws = settings.laws(model.config.num_hidden_layers)
-    report = evaluate(
-        folder.name, model, settings.split, settings.problems, laws, settings.samples, settings.seed, team
-    )
+    report = evaluate(folder.name, load(folder), settings, team)
     if team.leads:
-        report.write(folder / "report.json")
+        report.write(folder / settings.report)
 
 
 def save(model: LlamaForCausalLM, folder: Path) -> None:
