@@ -7,9 +7,11 @@ not know trees, strategies or verifiers.
 from __future__ import annotations
 
 import contextlib
+import gc
 import queue
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     from led_agent.engine import BranchEvent, Engine, EngineRequest
 
 __all__ = ["LocalDecoder"]
+
+_PROGRESS_SECONDS = 0.05
+_KEEP_RENDERED = 1024  # prompts
 
 
 @dataclass
@@ -47,6 +52,9 @@ class LocalDecoder:
         self.engine = engine
         self._embedded = embedded
         self._jobs: dict[str, _Job] = {}
+        self._rendered: dict[str | tuple[Message, ...], list[int]] = {}
+        self._rendering = threading.Lock()
+        self._told = 0.0  # when growth was last reported
         self._orders = _Orders()
         self._thread = threading.Thread(target=self._work, name="led-engine", daemon=True)
         self._thread.start()
@@ -60,10 +68,11 @@ class LocalDecoder:
             UsageError: no such device or dtype.
         """
         found = locate(model)
-        from led_agent.engine import Engine
-        from led_agent.engine.model import load_parts
+        with _no_collection():
+            from led_agent.engine import Engine
+            from led_agent.engine.model import load_parts
 
-        engine = Engine(load_parts(found, device=device, dtype=dtype), slots=slots)
+            engine = Engine(load_parts(found, device=device, dtype=dtype), slots=slots)
         return cls(engine, embedded=is_embedded(model))
 
     @property
@@ -98,6 +107,17 @@ class LocalDecoder:
         Raises:
             UsageError: chat messages for a model without a chat template, or a template that refuses them.
         """
+        key = prompt if isinstance(prompt, str) else tuple(prompt)
+        with self._rendering:  # the search's thread asks, and the engine's, for each branch of a prompt anew
+            found = self._rendered.get(key)
+            if found is None:
+                found = self._render(prompt)
+                if len(self._rendered) >= _KEEP_RENDERED:
+                    self._rendered.clear()
+                self._rendered[key] = found
+        return list(found)
+
+    def _render(self, prompt: str | Sequence[Message]) -> list[int]:
         tokenizer = self.engine.parts.tokenizer
         if tokenizer is None:
             raise UsageError("this engine has no tokenizer; a search needs one")
@@ -121,6 +141,7 @@ class LocalDecoder:
     # --- the engine's thread -----------------------------------------------------------------------------------
 
     def _work(self) -> None:
+        self.engine.settle()
         while not self._orders.close.is_set():
             self._take_orders()
             if not self.engine.busy:
@@ -128,12 +149,21 @@ class LocalDecoder:
                 self._orders.wake.clear()
                 continue
             try:
-                events = self.engine.step()
+                events = self.engine.step(progress=self._progress_due())
             except Exception as error:  # noqa: BLE001  (out of memory, say: it costs these branches, not the process)
                 self._fail_all(f"{type(error).__name__}: {error}")
                 continue
             for event in events:
                 self._report(event)
+
+    def _progress_due(self) -> bool:
+        """Whether to report growth: now and then, as each report makes the loop's thread take the interpreter from
+        this one, and small models take steps faster than anyone reads."""
+        now = time.monotonic()
+        due = now - self._told >= _PROGRESS_SECONDS
+        if due:
+            self._told = now
+        return due
 
     def _take_orders(self) -> None:
         with contextlib.suppress(queue.Empty):
@@ -185,6 +215,19 @@ class LocalDecoder:
             stop=request.stop,
             step=request.step,
         )
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without the garbage collector, which goes through a million new objects again and again while torch and
+    transformers are imported, finds nothing, and takes a sixth of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _key(problem: str, name: str) -> str:

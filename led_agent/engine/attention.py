@@ -18,9 +18,11 @@ __all__ = ["NAME", "decode_mask", "prefill_mask", "slot_attention"]
 NAME = "led_slots"
 
 
-def decode_mask(positions: Tensor, reach: int) -> Tensor:
-    """bool [rows, 1, 1, reach]: each row sees its own positions, the one being decoded included."""
-    return (torch.arange(reach, device=positions.device) <= positions[:, None])[:, None, None]
+def decode_mask(positions: Tensor, reach: int, dtype: torch.dtype) -> Tensor:
+    """[rows, 1, 1, reach] to be added to scores: each row sees its own positions, the one being decoded included."""
+    hidden = torch.arange(reach, device=positions.device) > positions[:, None]
+    mask = torch.zeros(hidden.shape, dtype=dtype, device=positions.device).masked_fill_(hidden, float("-inf"))
+    return mask[:, None, None]
 
 
 def prefill_mask(start: int, stop: int, device: torch.device) -> Tensor:
@@ -44,7 +46,7 @@ def slot_attention(
     Args:
         query: [rows, heads, queries, head_dim].
         key, value: [rows, kv_heads, keys, head_dim].
-        attention_mask: bool, broadcastable to [rows, 1, queries, keys].
+        attention_mask: Broadcastable to [rows, 1, queries, keys]: bool for many queries, to be added for one.
 
     Returns:
         [rows, queries, heads, head_dim], and None for the weights.
@@ -59,8 +61,8 @@ def slot_attention(
     if query.device.type == "cpu":
         # Two batched products and a softmax: as fast as the fused kernel here, and, unlike it, to the bit the same
         # for a row whatever the number of rows and the reach. The engine's reproducibility rests on that.
-        scores = torch.matmul(folded, key.transpose(-1, -2)) * scaling
-        weights = scores.masked_fill(~attention_mask, float("-inf")).softmax(-1, dtype=torch.float32)
+        scores = torch.matmul(folded, key.transpose(-1, -2)).mul_(scaling).add_(attention_mask)
+        weights = scores.softmax(-1, dtype=torch.float32)
         out = torch.matmul(weights.to(value.dtype), value)
     else:
         out = F.scaled_dot_product_attention(folded, key, value, attn_mask=attention_mask, scale=scaling)

@@ -35,6 +35,8 @@ _CHUNK = 512  # prompt tokens prefilled at a time
 _KEEP_BYTES = 256 * 2**20  # of prefixes that no waiting branch needs
 _KEEP_FINISHED = 4096  # finished branches that can still be named as a parent
 
+_SMALL_MODEL = 10_000_000  # parameters
+
 
 @dataclass(frozen=True)
 class EngineRequest:
@@ -131,6 +133,7 @@ class Engine:
         rows = round_up(slots, row_multiple(parts.device))
         self._cache = SlotCache(parts.kv_shape, rows, dtype=parts.dtype, device=parts.device)
         self._state = RowState(rows, parts.thinking, parts.device)
+        self._telling = True  # whether this step reports progress
         self._live: list[_Growing] = []  # row i of the cache grows _live[i]
         self._waiting: deque[_Growing] = deque()
         self._prefixes: OrderedDict[tuple[int, ...], PrefixCache] = OrderedDict()
@@ -237,9 +240,19 @@ class Engine:
 
     # --- the loop ----------------------------------------------------------------------------------------------
 
+    def settle(self) -> None:
+        """Call once in a thread of its own that will step this engine: where the model is small and on a CPU, that
+        thread computes alone from now on. Its products take microseconds, and helpers that must be waited for after
+        each take longer than they save, most of all where other threads keep the cores busy."""
+        small = sum(p.numel() for p in self.parts.model.parameters()) < _SMALL_MODEL
+        if small and self.parts.device.type == "cpu":
+            torch.set_num_threads(1)
+
     @torch.inference_mode()
-    def step(self) -> list[BranchEvent]:
-        """Fill free slots, decode one token for every live branch, and report."""
+    def step(self, *, progress: bool = True) -> list[BranchEvent]:
+        """Fill free slots, decode one token for every live branch, and report: those that ended, and with
+        ``progress`` how far the others are. Without it the text of branches that look for no string is put off."""
+        self._telling = progress
         events = self._admit()
         if not self._live:
             return events
@@ -343,7 +356,7 @@ class Engine:
             finish, error = self._grow(growing, *values)
             if finish is not None:
                 ended.append((row, finish, error))
-            else:
+            elif self._telling:
                 events.append(BranchEvent(growing.id, "progress", len(growing.token_ids), growing.detokenizer.text))
         # From the last row down, so that moving the last live row into a gap never moves one that is to end.
         return events + [self._retire(row, finish, error) for row, finish, error in reversed(ended)]
@@ -362,7 +375,11 @@ class Engine:
         growing.explored.append(explored)
         if token in self.parts.eos:
             return "eos", None
-        fresh = growing.detokenizer.append(token)
+        fresh = ""
+        if self._telling or growing.stop or growing.step:
+            fresh = growing.detokenizer.append(token)
+        else:
+            growing.detokenizer.hold(token)
         if fresh and find_stop(growing.detokenizer, fresh, growing.stop, cut=True):
             return "stop", None
         if fresh and find_stop(growing.detokenizer, fresh, growing.step, cut=False):

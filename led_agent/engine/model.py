@@ -18,7 +18,7 @@ from transformers.utils import logging
 
 from led_agent.engine.attention import NAME
 from led_agent.engine.memory import free_bytes
-from led_agent.engine.packing import pack_linears
+from led_agent.engine.packing import fuse_norms, pack_linears
 from led_agent.errors import ModelError, UsageError
 
 __all__ = ["SUPPORTED", "ModelParts", "Thinking", "load_parts", "without_bars"]
@@ -81,6 +81,7 @@ class ModelParts:
         model.set_attn_implementation(NAME)
         if model.device.type == "cpu":
             pack_linears(model, spare_bytes=free_bytes(model.device) // 3)
+            fuse_norms(model)
         return cls(
             model=model,
             tokenizer=tokenizer,

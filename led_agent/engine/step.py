@@ -162,7 +162,7 @@ def decode_step(parts: ModelParts, cache: SlotCache, state: RowState, plan: Plan
     reach = min(round_up(longest + 1, BUCKET), cache.capacity)
     position = state.position[:rows].clamp(max=cache.capacity - 1)
     cache.begin(position, reach)
-    mask = decode_mask(position, reach)
+    mask = decode_mask(position, reach, parts.dtype)
     with parts.tapping(plan.taps) as taps:
         final = parts.hidden(state.token[:rows, None], position[:, None], mask, cache)[:, -1]  # [rows, hidden]
         logits = parts.head(final)[: plan.rows].float()  # [plan.rows, vocab]

@@ -37,6 +37,11 @@ class Detokenizer:
         self.text += fresh
         return fresh
 
+    def hold(self, token: int) -> None:
+        """Take a token whose text is asked for later, with the next one's or at the end."""
+        if self._tokenizer is not None:
+            self._ids.append(token)
+
     def finish(self) -> str:
         """All text, what was held back included."""
         if self._tokenizer is not None and not self._cut:

@@ -16,7 +16,10 @@ _FORM = re.compile(rf"(?:{_STEP}{_STEP}no )*(?:{_STEP}{_STEP}yes {CLOSE} [-+*/()
 
 @dataclass(frozen=True)
 class Score:
-    """Of one trace: the answer; lines of arithmetic and how many are right; verdicts of its own, and how many hold."""
+    """Of one trace: the answer; lines of arithmetic and how many are right; verdicts of its own, and how many hold.
+
+    A line that the end of the budget cuts off behind its "=" counts as a wrong one.
+    """
 
     correct: bool
     gave_up: bool
