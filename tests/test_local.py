@@ -62,11 +62,11 @@ def test_prompts_go_through_the_chat_template(decoder: LocalDecoder):
     assert decoder.render(messages) == tokenizer.encode("w9 w1", add_special_tokens=False)
     tokenizer.chat_template = "{{ raise_exception('no system role') }}"
     with pytest.raises(UsageError, match="no system role"):
-        decoder.render(messages)
+        decoder.render([*messages, Message(role="user", content="w2")])
     tokenizer.chat_template = None
     assert decoder.render("w1 w2") == tokenizer.encode("w1 w2")
     with pytest.raises(UsageError, match="plain prompt, not chat messages"):
-        decoder.render(messages)
+        decoder.render([Message(role="user", content="w3")])
 
 
 def test_cancelling_gives_what_there_is(decoder: LocalDecoder):
@@ -86,10 +86,10 @@ def test_what_breaks_in_a_step_costs_its_branches_only(decoder: LocalDecoder, mo
     step = decoder.engine.step
     broken = [True]
 
-    def once() -> Any:
+    def once(**options: Any) -> Any:
         if broken.pop() if broken else False:
             raise RuntimeError("out of memory, as it were")
-        return step()
+        return step(**options)
 
     monkeypatch.setattr(decoder.engine, "step", once)
     failed = finish(decoder, request("1"))["1"]

@@ -72,8 +72,8 @@ def test_greedy_and_its_log_probabilities_are_those_of_plain_forwards(engine: En
 
 
 def test_a_whole_trace_does_not_depend_on_its_neighbours_to_the_bit(engine: Engine):
-    prompt = encoded(engine, PREFIXES[0])
-    led = EngineRequest("x", prompt, Decoding.led(temperature=1.2, depths=4), seed=5, max_tokens=75)
+    prompt = encoded(engine, "1 7 8 = 49 <think>")
+    led = EngineRequest("x", prompt, Decoding.led(temperature=1.4, depths=4), seed=5, max_tokens=75)
     alone = branches(Engine(engine.parts, slots=1), led)["x"]
     others = [EngineRequest(f"o{i}", prompt, Decoding.plain(1.2), seed=i, max_tokens=9 * i) for i in range(1, 9)]
     crowded = branches(engine, *others[:3], led, *others[3:])["x"]
