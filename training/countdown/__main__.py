@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Annotated
 
@@ -41,6 +42,8 @@ def build(
     samples: Samples = Measuring.samples,
 ) -> None:
     """Make countdown-sft and countdown, and measure both on held-out problems."""
+    if importlib.util.find_spec("matplotlib") is None:  # said now, and not in an hour
+        raise typer.BadParameter("the curves need matplotlib: pip install -c constraints.txt -e '.[training]'")
     plan = Plan(
         out,
         processes,

@@ -202,7 +202,7 @@ def by_depth(model: LlamaForCausalLM, asked: list[Puzzle], seed: int, team: Team
     total = np.array(team.sum(*right, float((truth >= 0).sum())))
     every = np.array(team.gather(list(means)))  # [problems, blocks, kinds]
     entropies = {kind: every[:, :, i].T.tolist() for i, kind in enumerate(KINDS)}
-    return Depths(entropies, (total[:-1] / total[-1]).tolist())
+    return Depths(entropies, (total[:-1] / max(total[-1], 1.0)).tolist())
 
 
 def kinds_of(grown: Tensor) -> Tensor:
