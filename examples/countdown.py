@@ -1,4 +1,4 @@
-"""Search beats greedy: the embedded model alone, then with sixteen paths and a verifier. Usage: countdown.py [MODEL]"""
+"""Two puzzles that greedy decoding fails, then sixteen paths and a verifier. Usage: countdown.py [MODEL]"""
 
 import sys
 
