@@ -13,7 +13,20 @@ if TYPE_CHECKING:
     from led_agent.search import Search, solve, solve_many
     from led_agent.solution import Solution
     from led_agent.tree import Tree
-    from led_agent.types import Branch, Budget, DecodeRequest, Decoding, DepthExploration, Problem, Usage, Verdict
+    from led_agent.types import (
+        Branch,
+        Budget,
+        DecodeRequest,
+        Decoding,
+        DepthExploration,
+        LatentDistiller,
+        LatentNoise,
+        LayerContrast,
+        Problem,
+        QualityGuard,
+        Usage,
+        Verdict,
+    )
 
 __version__ = "0.1.0"
 __all__ = [
@@ -23,7 +36,11 @@ __all__ = [
     "Decoder",
     "Decoding",
     "DepthExploration",
+    "LatentDistiller",
+    "LatentNoise",
+    "LayerContrast",
     "Problem",
+    "QualityGuard",
     "Search",
     "Solution",
     "Strategy",
@@ -46,7 +63,11 @@ _HOMES = {
         "DecodeRequest",
         "Decoding",
         "DepthExploration",
+        "LatentDistiller",
+        "LatentNoise",
+        "LayerContrast",
         "Problem",
+        "QualityGuard",
         "Usage",
         "Verdict",
     ),

@@ -214,6 +214,7 @@ class LocalDecoder:
             max_tokens=request.max_tokens,
             stop=request.stop,
             step=request.step,
+            sibling=request.sibling,
         )
 
 

@@ -255,7 +255,7 @@ class Loop:
         counted = run.decoding.pop(branch.id, None)
         if counted is None:
             return  # another result for the same request came first
-        run.generated += len(branch.token_ids) - counted
+        run.generated += len(branch.token_ids) + branch.discarded - counted
         run.tree.attach(branch)
         if run.ending is None and run.tree[branch.id].status != "pruned":
             self._judge(run, branch)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from pydantic import ValidationError, model_validator
 
 from led_agent.errors import UsageError, explain
 from led_agent.events import Decoded, Ended, Event, Judged, Noted, Pruned, Requested, Started
-from led_agent.types import Branch, DecodeRequest, Decoding, Message, Problem, Record, Usage, Verdict
+from led_agent.types import Branch, DecodeRequest, Decoding, Message, Problem, Record, Sibling, Usage, Verdict
 
 __all__ = ["ROOT", "Node", "NodeStatus", "Tree", "derive_seed", "summary_verdict"]
 
@@ -176,7 +177,8 @@ class Tree:
             return parts[0]
         sequences = ("token_ids", "logprobs", "final_logprobs", "entropies", "explored")
         merged = {name: tuple(x for part in parts for x in getattr(part, name)) for name in sequences}
-        total = {"prefill_tokens": sum(p.prefill_tokens for p in parts), "seconds": sum(p.seconds for p in parts)}
+        merged["rollbacks"] = tuple(r for part in parts for r in part.rollbacks)
+        total = {name: sum(getattr(p, name) for p in parts) for name in ("prefill_tokens", "discarded", "seconds")}
         return parts[-1].model_copy(update={"text": "".join(p.text for p in parts), **merged, **total})
 
     def text(self, node: str) -> str:
@@ -193,7 +195,7 @@ class Tree:
         """What stands on the tree has cost; seconds are the caller's to know."""
         branches = [node.branch for node in self.nodes() if node.branch is not None]
         return Usage(
-            generated_tokens=sum(len(b.token_ids) for b in branches),
+            generated_tokens=sum(len(b.token_ids) + b.discarded for b in branches),
             prefill_tokens=sum(b.prefill_tokens for b in branches),
             seconds=seconds,
             branches=len(self) - 1,
@@ -204,6 +206,7 @@ class Tree:
         self,
         n: int = 1,
         *,
+        siblings: int | None = None,
         parent: str = ROOT,
         decoding: Decoding | None = None,
         max_tokens: int | None = None,
@@ -218,6 +221,8 @@ class Tree:
         the search's seed, the prompt and the id. Nothing is added to the tree.
 
         Args:
+            siblings: How many are asked for in all, over this and later calls for the same parent and purpose; by
+                default ``n``. Siblings share random numbers as ``Decoding.siblings`` says.
             prompt: Ask something else than the parent was asked; the children then start over.
         """
         above = self[parent]
@@ -226,6 +231,7 @@ class Tree:
         prefix = () if parent == ROOT or fresh else self.branch(parent).token_ids
         first = self._graph.out_degree(parent) + 1
         names = [str(k) if parent == ROOT else f"{parent}.{k}" for k in range(first, first + n)]
+        places = self._places(parent, purpose, n, max(n, siblings or n))
         return [
             DecodeRequest(
                 id=name,
@@ -234,6 +240,7 @@ class Tree:
                 prompt=asked if prompt is None else (prompt if isinstance(prompt, str) else tuple(prompt)),
                 decoding=decoding if decoding is not None else self.started.decoding,
                 seed=derive_seed(self.started.seed, self.problem, name),
+                sibling=place,
                 max_tokens=max_tokens if max_tokens is not None else self.started.max_tokens,
                 prefix_ids=prefix,
                 stop=self.started.stop,
@@ -241,7 +248,7 @@ class Tree:
                 purpose=purpose,
                 trigger=trigger,
             )
-            for name in names
+            for name, place in zip(names, places, strict=True)
         ]
 
     # --- writing -----------------------------------------------------------------------------------------------
@@ -408,6 +415,20 @@ class Tree:
                 run = []
             run.append(name)
         return run
+
+    def _places(self, parent: str, purpose: str, n: int, of: int) -> list[Sibling | None]:
+        """The next ``n`` places among siblings that come ``of`` at a time; None where a branch stands alone."""
+        if of == 1:
+            return [None]
+        taken = {(s.group, s.index) for c in self.children(parent) if c.request and (s := c.request.sibling)}
+        found: list[Sibling | None] = []
+        for k in itertools.count():
+            group = derive_seed(self.started.seed, self.problem, f"{parent} {purpose} {of} {k}")
+            free = [Sibling(group=group, index=i, of=of) for i in range(of) if (group, i) not in taken]
+            found += free[: n - len(found)]
+            if len(found) == n:
+                break
+        return found
 
     def _known(self, node: str) -> str:
         if node not in self._graph:

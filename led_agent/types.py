@@ -7,13 +7,21 @@ about: no torch, no tree, no model.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from led_agent.errors import UsageError, explain
+from led_agent.record import Record
+from led_agent.settings import (
+    Decoding,
+    DepthExploration,
+    LatentDistiller,
+    LatentNoise,
+    LayerContrast,
+    QualityGuard,
+)
 
 __all__ = [
     "Branch",
@@ -21,21 +29,21 @@ __all__ = [
     "DecodeRequest",
     "Decoding",
     "DepthExploration",
+    "LatentDistiller",
+    "LatentNoise",
+    "LayerContrast",
     "Message",
     "Problem",
+    "QualityGuard",
+    "Record",
+    "Rollback",
+    "Sibling",
     "Usage",
     "Verdict",
 ]
 
 VerdictStatus = Literal["accepted", "rejected", "abstained", "error"]
 Finish = Literal["eos", "stop", "step", "length", "cancelled", "error"]
-Span = Literal["auto", "think", "all", "none"]
-
-
-class Record(BaseModel):
-    """Base of all records: immutable, and unknown fields are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Message(Record):
@@ -112,178 +120,24 @@ class Problem(Record):
             raise UsageError(explain(error)) from error
 
 
-class DepthExploration(Record):
-    """Depth-conditioned exploration: sample from posteriors read off the last layers.
-
-    Tan et al., "Restoring Exploration after Post-Training: Latent Exploration Decoding for Large Reasoning
-    Models", ICML 2026, arXiv 2602.01698.
+class Sibling(Record):
+    """Which of the branches that were asked for together a branch is.
 
     Attributes:
-        depths: How many posteriors, the final layer's included (the paper's d); at most the model's blocks.
-            1 is plain top-k sampling.
-        top_k: How many of the final layer's most probable tokens are candidates; at most the vocabulary.
-        norm: Whether the model's final norm is applied to the shallower states ("final", the paper's figure) or
-            they go into the head as they are ("none", the authors' released code).
-        layers: Which states: "paper" takes h(n-1) … h(n-d+1), "official" skips one: h(n-2) … h(n-d).
-        exploit: Whether a row explores only with probability 1 - p(most probable token). Off, every row always
-            explores; the paper loses 14.7 points of pass@1 that way.
+        group: 63-bit seed that all of them share.
+        index: Its own number, from 0.
+        of: How many there are.
     """
 
-    depths: int = Field(default=8, ge=1)
-    top_k: int = Field(default=20, ge=1)
-    norm: Literal["final", "none"] = "final"
-    layers: Literal["paper", "official"] = "paper"
-    exploit: bool = True
+    group: int = Field(ge=0, lt=2**63)
+    index: int = Field(ge=0)
+    of: int = Field(ge=1)
 
-    def blocks(self, n_blocks: int) -> tuple[int, ...]:
-        """After how many blocks each shallower slot's state is read, nearest the top first; length depths - 1."""
-        first = n_blocks - (1 if self.layers == "paper" else 2)
-        return tuple(range(first, first - (self.depths - 1), -1))
-
-
-_PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {"depths": 8, "top_k": 20, "norm": "final", "layers": "paper"},
-    "official": {"depths": 8, "top_k": 8, "norm": "none", "layers": "official"},
-}
-
-
-class Decoding(Record):
-    """How the next token is chosen.
-
-    Attributes:
-        temperature: Divides the logits; 0 is greedy: deterministic, and nothing else below applies.
-        top_k, top_p, min_p: Filters of the plain sampler, in transformers' order (top-k, then top-p, then
-            min-p); None, 1.0 and 0.0 leave everything in.
-        exploration: Depth-conditioned exploration inside ``span``; None is the plain sampler everywhere.
-        span: Where to explore: "think" between the model's thinking tags only, "all", "none"; "auto" is "think"
-            for a model that has thinking tags and "all" for one that has none. What "auto" came to stands on
-            every branch.
-    """
-
-    temperature: float = Field(default=0.6, ge=0.0)
-    top_k: int | None = Field(default=None, ge=1)
-    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
-    min_p: float = Field(default=0.0, ge=0.0, lt=1.0)
-    exploration: DepthExploration | None = None
-    span: Span = "auto"
-
-    @classmethod
-    def plain(
-        cls, temperature: float = 1.0, *, top_k: int | None = None, top_p: float = 1.0, min_p: float = 0.0
-    ) -> Decoding:
-        """Ordinary sampling."""
-        return cls(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-
-    @classmethod
-    def greedy(cls) -> Decoding:
-        """The most probable token, always; the smallest id where two are equally probable."""
-        return cls(temperature=0.0)
-
-    @classmethod
-    def led(
-        cls,
-        preset: str = "paper",
-        *,
-        temperature: float = 0.6,
-        depths: int | None = None,
-        top_k: int | None = None,
-        norm: Literal["final", "none"] | None = None,
-        layers: Literal["paper", "official"] | None = None,
-        exploit: bool = True,
-        span: Span = "auto",
-    ) -> Decoding:
-        """Latent exploration decoding with the paper's settings or those of its authors' released code.
-
-        Raises:
-            UsageError: no such preset.
-        """
-        if preset not in _PRESETS:
-            raise UsageError(f"no LED preset is called {preset!r}; there are {', '.join(sorted(_PRESETS))}")
-        chosen = {"depths": depths, "top_k": top_k, "norm": norm, "layers": layers}
-        settings = _PRESETS[preset] | {name: value for name, value in chosen.items() if value is not None}
-        return cls(temperature=temperature, exploration=DepthExploration(exploit=exploit, **settings), span=span)
-
-    @classmethod
-    def parse(cls, text: str) -> Decoding:
-        """A decoding from its name on a command line: ``NAME`` or ``NAME:key=value,key=value``.
-
-        Names are ``led.paper``, ``led.official``, ``plain`` and ``greedy``; keys are the keyword arguments of the
-        constructor of that name, e.g. ``led.paper:depths=4,temperature=1.0``.
-
-        Raises:
-            UsageError: an unknown name or key, or a value out of its limits.
-        """
-        name, _, given = text.partition(":")
-        makers: dict[str, Callable[..., Decoding]] = {
-            "led.paper": partial(cls.led, "paper"),
-            "led.official": partial(cls.led, "official"),
-            "plain": cls.plain,
-            "greedy": cls.greedy,
-        }
-        if name not in makers:
-            raise UsageError(f"no decoding is called {name!r}; there are {', '.join(makers)}")
-        options = dict(_option(item, name) for item in given.split(",") if item.strip())
-        try:
-            return makers[name](**options)
-        except TypeError:
-            raise UsageError(
-                f"decoding {name} does not take {', '.join(options)}; see `led-agent solve --help`"
-            ) from None
-        except ValidationError as error:
-            raise UsageError(f"decoding {text}: {explain(error)}") from error
-
-    @property
-    def is_greedy(self) -> bool:
-        return self.temperature == 0.0
-
-    @property
-    def label(self) -> str:
-        """A short name for tables: ``greedy``, ``plain T=0.8``, ``led d=8 k=20 T=0.6``."""
-        if self.is_greedy:
-            return "greedy"
-        parts = [f"T={self.temperature:g}"]
-        if self.exploration is not None and self.span != "none":
-            parts = [f"d={self.exploration.depths}", f"k={self.exploration.top_k}", *parts]
-            return " ".join(["led", *parts])
-        parts += [f"top_k={self.top_k}"] if self.top_k is not None else []
-        parts += [f"top_p={self.top_p:g}"] if self.top_p < 1.0 else []
-        parts += [f"min_p={self.min_p:g}"] if self.min_p > 0.0 else []
-        return " ".join(["plain", *parts])
-
-    def check_model(self, n_blocks: int, vocab: int) -> None:
-        """Refuse settings that this model can't carry out.
-
-        Raises:
-            UsageError: naming the field, the limit and the remedy.
-        """
-        if self.top_k is not None and self.top_k > vocab:
-            raise UsageError(f"decoding.top_k is {self.top_k}, but the vocabulary has {vocab} tokens; use at most that")
-        if self.exploration is None:
-            return
-        if self.exploration.depths > n_blocks:
-            raise UsageError(
-                f"decoding.exploration.depths is {self.exploration.depths}, but the model has {n_blocks} blocks; "
-                f"use at most that, e.g. Decoding.led(depths={n_blocks})"
-            )
-        if self.exploration.top_k > vocab:
-            raise UsageError(
-                f"decoding.exploration.top_k is {self.exploration.top_k}, but the vocabulary has {vocab} tokens; "
-                "use at most that"
-            )
-
-
-def _option(item: str, name: str) -> tuple[str, object]:
-    key, equals, value = (part.strip() for part in item.partition("="))
-    if not equals or not key or not value:
-        raise UsageError(f"decoding {name}: expected key=value, found {item!r}")
-    if value.lower() in ("true", "false"):
-        return key, value.lower() == "true"
-    for number in (int, float):
-        try:
-            return key, number(value)
-        except ValueError:
-            continue
-    return key, value
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if self.index >= self.of:
+            raise ValueError(f"sibling {self.index} of {self.of}: indices run from 0 to {self.of - 1}")
+        return self
 
 
 class DecodeRequest(Record):
@@ -298,6 +152,8 @@ class DecodeRequest(Record):
         prompt: What the model is asked.
         prefix_ids: Tokens already generated on the path to ``parent``; the branch continues after them.
         seed: 63-bit seed of this branch's counter-based random numbers.
+        sibling: Its place among branches that were asked for together, for what they share (``Decoding.siblings``,
+            orthogonal noise); None where it stands alone.
         max_tokens: At most so many new tokens.
         stop: Strings that end the answer; cut from the text.
         step: Strings that end a step of a longer answer; kept in the text, and the branch may be continued.
@@ -311,12 +167,33 @@ class DecodeRequest(Record):
     prompt: str | tuple[Message, ...]
     decoding: Decoding
     seed: int = Field(ge=0, lt=2**63)
+    sibling: Sibling | None = None
     max_tokens: int = Field(ge=1)
     prefix_ids: tuple[int, ...] = ()
     stop: tuple[str, ...] = ()
     step: tuple[str, ...] = ()
     purpose: str = "explore"
     trigger: str = ""
+
+
+class Rollback(Record):
+    """The quality guard turned a branch back.
+
+    Attributes:
+        cause: What was measured: "logprob", "entropy", "repetition", "length" or "nonfinite".
+        measured, threshold: What was found, and the guard's limit: nat for the first two, times and tokens for the
+            next two, 0 for the last.
+        at: How many tokens the branch had.
+        back_to: To how many it was cut.
+        lasting: Whether it goes on conservatively for good, and not only to the end of the step.
+    """
+
+    cause: Literal["logprob", "entropy", "repetition", "length", "nonfinite"]
+    measured: float
+    threshold: float
+    at: int
+    back_to: int
+    lasting: bool
 
 
 class Branch(Record):
@@ -329,11 +206,14 @@ class Branch(Record):
         finish: "eos" the model ended; "stop" a stop string; "step" a step boundary; "length" the token limit;
             "cancelled" and "error" speak for themselves.
         token_ids: The new tokens.
-        logprobs: Each token's log-probability (nat) under the law that it was sampled from.
+        logprobs: Each token's log-probability (nat) under the law that it was sampled from, given the noise where
+            there is any (and given the gate's outcome with ``DepthExploration.gate_first``).
         final_logprobs: The same under the model's unperturbed final posterior at temperature 1.
         entropies: Entropy (nat) of that final posterior at each position.
         explored: Whether each token was drawn from a shallower posterior.
         span: Where exploration was on: what "auto" came to for this model.
+        rollbacks: Where the quality guard turned it back.
+        discarded: Tokens that were computed and rolled back; not in ``token_ids``, but spent.
         prefill_tokens: Prompt tokens computed for this branch (0 where another branch had computed them).
         error: What went wrong, with ``finish="error"``.
         seconds: From admission to the last token.
@@ -348,9 +228,23 @@ class Branch(Record):
     entropies: tuple[float, ...] = ()
     explored: tuple[bool, ...] = ()
     span: Literal["think", "all", "none"] = "none"
+    rollbacks: tuple[Rollback, ...] = ()
+    discarded: int = 0
     prefill_tokens: int = 0
     error: str | None = None
     seconds: float = 0.0
+
+    @property
+    def logprob(self) -> float | None:
+        """The whole branch's log-probability (nat) under the laws that drew it; None where they aren't known."""
+        known = bool(self.token_ids) and len(self.logprobs) == len(self.token_ids)
+        return sum(self.logprobs) if known else None
+
+    @property
+    def final_logprob(self) -> float | None:
+        """The whole branch's log-probability (nat) under the model's own posterior; None where it isn't known."""
+        known = bool(self.token_ids) and len(self.final_logprobs) == len(self.token_ids)
+        return sum(self.final_logprobs) if known else None
 
     @property
     def mean_logprob(self) -> float | None:

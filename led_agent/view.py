@@ -15,6 +15,7 @@ from led_agent.events import Decoded, Ended, Event, Judged, Requested, Started
 from led_agent.protocols import BranchProgress
 from led_agent.solution import Solution
 from led_agent.tree import ROOT, Node, Tree
+from led_agent.types import Branch
 
 __all__ = ["LinesView", "LiveView", "render_solution", "render_tree", "status_text"]
 
@@ -69,11 +70,23 @@ def _node_line(node: Node, width: int) -> Text:
         total = len(node.branch.token_ids)
         share = f", {explored / total:.0%} explored" if explored else ""
         line.append(f"  {total} tokens{share}", style="dim")
+        if node.branch.rollbacks:
+            line.append(f"  {_turned_back(node.branch)}", style="magenta")
     if node.reason:
         line.append(f"  {_start(node.reason, 60)}")
     if node.branch is not None and node.branch.text:
         line.append(f"  “{_end(node.branch.text, width)}”", style="italic")
     return line
+
+
+def _turned_back(branch: Branch) -> str:
+    """The guard's work in a few words: ``turned back at 96 to 64 (logprob -5.2 < -3) for good``."""
+    told = []
+    for event in branch.rollbacks:
+        sign = "<" if event.cause == "logprob" else ">" if event.cause in ("entropy", "length") else "≥"
+        measured = f" {event.measured:.3g} {sign} {event.threshold:.3g}" if event.cause != "nonfinite" else ""
+        told.append(f"at {event.at} to {event.back_to} ({event.cause}{measured}){' for good' * event.lasting}")
+    return f"turned back {', '.join(told)}"
 
 
 def render_tree(tree: Tree, *, width: int = 60) -> RichTree:
@@ -161,7 +174,8 @@ class LiveView:
             self._tree, self._began = tree, time.monotonic()
         elif isinstance(event, Decoded):
             before = self._growing.pop(event.branch.id, None)
-            self._tokens += len(event.branch.token_ids) - (before.tokens if before else 0)
+            spent = len(event.branch.token_ids) + event.branch.discarded
+            self._tokens += spent - (before.tokens if before else 0)
         elif isinstance(event, Ended | Requested):
             pass
 

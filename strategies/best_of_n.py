@@ -1,4 +1,4 @@
-"""Best of N: independent branches, the best by the verifiers."""
+"""Best of N: branches from the prompt, the best by the verifiers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["BestOfN"]
 
 @dataclass(frozen=True)
 class BestOfN:
-    """N independent branches from the prompt; with ``stop_at_first`` the search ends at the first accepted one.
+    """N sibling branches from the prompt; with ``stop_at_first`` the search ends at the first accepted one.
 
     Repeated sampling with a verifier: Cobbe et al., "Training Verifiers to Solve Math Word Problems", 2021; Brown et
     al., "Large Language Monkeys", 2024.
@@ -32,7 +32,7 @@ class BestOfN:
 
     def propose(self, tree: Tree, slots: int) -> Sequence[DecodeRequest]:
         missing = self.n - len(tree.children(purpose="explore"))
-        return tree.requests(min(missing, slots)) if missing > 0 and slots > 0 else []
+        return tree.requests(min(missing, slots), siblings=self.n) if missing > 0 and slots > 0 else []
 
     def finished(self, tree: Tree) -> bool:
         return self.stop_at_first and bool(tree.accepted())

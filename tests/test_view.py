@@ -10,6 +10,7 @@ from led_agent import Branch, Problem, Tree, Verdict, solve
 from led_agent.protocols import BranchProgress
 from led_agent.strategies import BestOfN, Fallback
 from led_agent.testing import ScriptedDecoder
+from led_agent.types import Rollback
 from led_agent.view import LinesView, LiveView, render_solution, render_tree
 
 
@@ -80,3 +81,20 @@ def test_lines_are_printed_for_logs():
     assert "2 + 2?" in out
     assert "rejected" in out
     assert "accepted" in out
+
+
+def test_a_rollback_is_told_with_what_was_measured():
+    tree = Tree("A question")
+    [request] = tree.requests(1)
+    tree.add(request)
+    events = (
+        Rollback(cause="logprob", measured=-5.21, threshold=-3.0, at=48, back_to=30, lasting=False),
+        Rollback(cause="repetition", measured=4, threshold=4, at=90, back_to=60, lasting=True),
+        Rollback(cause="nonfinite", measured=0, threshold=0, at=99, back_to=60, lasting=True),
+    )
+    tree.attach(Branch(id=request.id, text="Said.", token_ids=(1, 2), rollbacks=events, discarded=48))
+    screen = Console(file=io.StringIO(), width=240, color_system=None)
+    told = shown(screen, render_tree(tree))
+    assert "turned back at 48 to 30 (logprob -5.21 < -3), at 90 to 60 (repetition 4 ≥ 4) for good" in told
+    assert "at 99 to 60 (nonfinite) for good" in told
+    assert tree.usage().generated_tokens == 50

@@ -21,19 +21,20 @@ __all__ = ["FLOOR", "exploration_law", "explored_law", "hold"]
 FLOOR = 1e-6  # of each posterior's probabilities on the candidates
 
 
-def explored_law(p: Tensor) -> tuple[Tensor, Tensor]:
+def explored_law(p: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
     """Add posteriors up from the final layer downwards and take the sum of highest entropy.
 
     Args:
         p: float [rows, d, k], probabilities over the whole vocabulary, of the k candidates; slot 0 the final layer.
+        allowed: bool [rows, k], candidates that are not banned: a ban (a logit of -inf) holds in every slot.
 
     Returns:
         float [rows, k], the distribution q that is explored, and int64 [rows], how many slots below the final one
         it reaches (0 where the final layer alone has the highest entropy; the smallest of equals).
     """
-    sums = p.clamp(min=FLOOR).cumsum(1)  # [rows, d, k]
+    sums = (p.clamp(min=FLOOR) * allowed[:, None]).cumsum(1)  # [rows, d, k]
     q = sums / sums.sum(-1, keepdim=True)
-    entropy = -(q * q.log()).sum(-1)  # [rows, d]; the floor keeps q above 0
+    entropy = torch.special.entr(q).sum(-1)  # [rows, d]
     depth = entropy.argmax(1)
     return q.gather(1, depth[:, None, None].expand(-1, 1, q.shape[2])).squeeze(1), depth
 
@@ -95,7 +96,7 @@ def exploration_law(
     posterior = (logits / temperature).softmax(-1)  # [batch, d, vocab]
     p = posterior.gather(2, ids[:, None].expand(-1, logits.shape[1], -1))  # [batch, d, k]
     plain = p[:, 0] / p[:, 0].sum(-1, keepdim=True)
-    q, _ = explored_law(p)
+    q, _ = explored_law(p, order.values[:, :k].isneginf().logical_not())
     if held is not None:
         q = hold(q, plain, ids == held[:, None])
     stay = p[:, 0, :1] if exploration.exploit else torch.zeros_like(p[:, 0, :1])

@@ -7,18 +7,38 @@ every device.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (the name everybody knows it by)
 from torch import Tensor
 
-__all__ = ["DRAW_GATE", "DRAW_TOKEN", "PlainSettings", "inverse_cdf", "plain_law", "sample_plain", "uniform"]
+__all__ = [
+    "DRAW_GATE",
+    "DRAW_RESEED",
+    "DRAW_SHIFT",
+    "DRAW_TOKEN",
+    "Drawn",
+    "PlainSettings",
+    "inverse_cdf",
+    "lay",
+    "lay_ordered",
+    "normals",
+    "nothing_drawn",
+    "plain_law",
+    "put",
+    "row_sum",
+    "sample_plain",
+    "uniform",
+]
 
-DRAW_GATE, DRAW_TOKEN = 0, 1
+DRAW_GATE, DRAW_TOKEN, DRAW_NOISE, DRAW_SHIFT, DRAW_RESEED = 0, 1, 2, 3, 15
 _DRAWS = 16  # draws set aside for each position
 _BLOCK = 256  # tokens per block of the two-level inverse CDF
+_HEAD = 128  # tokens that are laid by probability before the rest is laid by id
+_BELOW_ONE = 1.0 - 2.0**-53
 _NUCLEUS = 1024  # how many tokens a top-p search looks at before it sorts the whole vocabulary
 
 
@@ -54,8 +74,44 @@ def uniform(seed: Tensor, position: Tensor, draw: int) -> Tensor:
     Returns:
         float64 [rows].
     """
-    counter = position * _DRAWS + draw
-    return _shift(_mix(_mix(seed) + counter * _GOLDEN), 11).double() * 2.0**-53
+    return _shift(_hash(seed, position, draw), 11).double() * 2.0**-53
+
+
+def _hash(seed: Tensor, position: Tensor, draw: int) -> Tensor:
+    return _mix(_mix(seed) + (position * _DRAWS + draw) * _GOLDEN)
+
+
+def normals(seed: Tensor, position: Tensor, n: int) -> Tensor:
+    """Standard normal numbers by Box and Muller's transform, two from each 64-bit hash.
+
+    Args:
+        seed, position: int64 [rows].
+
+    Returns:
+        float32 [rows, n].
+    """
+    pairs = torch.arange(1, (n + 1) // 2 + 1, device=seed.device)
+    bits = _mix(_hash(seed, position, DRAW_NOISE)[:, None] + pairs * _GOLDEN)  # [rows, pairs]
+    radius = (_shift(bits, 40).float() + 0.5).mul_(2.0**-24).log_().mul_(-2).sqrt_()  # from 24 bits, never 0
+    angle = (bits & 0xFFFFFF).float().mul_(2 * torch.pi * 2.0**-24)
+    return torch.cat([radius * angle.cos(), radius * angle.sin()], -1)[:, :n]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One token a row, and where in the token's interval of cumulative probability the number lay that drew it.
+
+    Attributes:
+        token: int64 [rows].
+        logprob: float32 [rows], nat, under the law drawn from.
+        code: float64 [rows] in [0, 1), uniform again given the token.
+        width: float64 [rows], the interval's width, which is the token's probability.
+    """
+
+    token: Tensor
+    logprob: Tensor
+    code: Tensor
+    width: Tensor
 
 
 @dataclass(frozen=True)
@@ -66,10 +122,12 @@ class PlainSettings:
         temperature: float32 [rows]; 0 is greedy.
         top_k: int64 [rows]; the vocabulary's size where there is no limit.
         top_p, min_p: float32 [rows]; 1 and 0 where there is no limit.
-        greedy, loose, filtered: int64, the rows of each kind: temperature 0; neither top_k nor top_p, which need no
-            sorting; the others.
+        greedy, loose, laid: int64, the rows of each kind: temperature 0; neither top_k nor top_p, which need no
+            sorting; the same, their tokens laid by probability.
+        filtered: The others, always laid by probability: how many of the most probable tokens to look at before
+            sorting them all, and the rows that this holds for. A row's own settings say how many: where tokens are
+            equally probable, their order depends on it.
         sifted: Whether a row has a min_p.
-        widest: How many of the most probable tokens to look at for the filtered rows before sorting them all.
     """
 
     temperature: Tensor
@@ -78,9 +136,9 @@ class PlainSettings:
     min_p: Tensor
     greedy: Tensor
     loose: Tensor
-    filtered: Tensor
+    laid: Tensor
+    filtered: tuple[tuple[int, Tensor], ...]
     sifted: bool
-    widest: int
 
     @classmethod
     def of(
@@ -88,10 +146,19 @@ class PlainSettings:
         rows: Sequence[tuple[float, int | None, float, float]],
         vocab: int,
         device: torch.device | str = "cpu",
+        *,
+        stratified: Sequence[bool] = (),
     ) -> PlainSettings:
-        """From (temperature, top_k, top_p, min_p) of each row."""
-        kinds = ["greedy" if t == 0 else "filtered" if k is not None or p < 1 else "loose" for t, k, p, _ in rows]
-        limits = [row[1] or _NUCLEUS for row, kind in zip(rows, kinds, strict=True) if kind == "filtered"]
+        """From (temperature, top_k, top_p, min_p) of each row, and whether it is a stratified sibling."""
+        unsorted = ["laid" if laid else "loose" for laid in stratified or [False] * len(rows)]
+        kinds = [
+            "greedy" if t == 0 else "filtered" if k is not None or p < 1 else kind
+            for (t, k, p, _), kind in zip(rows, unsorted, strict=True)
+        ]
+        widths: dict[int, list[int]] = {}
+        for i, (kind, (_, k, _, _)) in enumerate(zip(kinds, rows, strict=True)):
+            if kind == "filtered":
+                widths.setdefault(min(vocab, k or _NUCLEUS), []).append(i)
 
         def of_kind(wanted: str) -> Tensor:
             return torch.tensor([i for i, kind in enumerate(kinds) if kind == wanted], dtype=torch.long, device=device)
@@ -103,10 +170,24 @@ class PlainSettings:
             min_p=torch.tensor([m for _, _, _, m in rows], device=device),
             greedy=of_kind("greedy"),
             loose=of_kind("loose"),
-            filtered=of_kind("filtered"),
+            laid=of_kind("laid"),
+            filtered=tuple((width, torch.tensor(at, device=device)) for width, at in widths.items()),
             sifted=any(m > 0 for _, _, _, m in rows),
-            widest=min(vocab, max(limits, default=0)),
         )
+
+
+def row_sum(x: Tensor, *, exact: bool = False) -> Tensor:
+    """Sums of float [rows, n] as float64 [rows], in blocks: a single long sum is split among threads where there are
+    fewer rows than threads, and then rounds differently with how many rows there are.
+
+    Args:
+        exact: Sum in float64 inside the blocks too, which takes longer.
+    """
+    rows, n = x.shape
+    whole = n - n % _BLOCK
+    blocks = x[:, :whole].as_strided((rows, whole // _BLOCK, _BLOCK), (x.stride(0), _BLOCK, 1))
+    sums = blocks.sum(-1, dtype=torch.float64 if exact else None).sum(-1, dtype=torch.float64)
+    return sums + x[:, whole:].sum(-1, dtype=torch.float64)
 
 
 def inverse_cdf(weights: Tensor, u: Tensor) -> Tensor:
@@ -141,30 +222,95 @@ def inverse_cdf(weights: Tensor, u: Tensor) -> Tensor:
     return (block * _BLOCK + within).squeeze(1)
 
 
-def sample_plain(logits: Tensor, settings: PlainSettings, u: Tensor) -> tuple[Tensor, Tensor]:
+def lay(weights: Tensor, u: Tensor) -> Drawn:
+    """Lay tokens on [0, 1) by cumulative probability, most probable first, and take the one that holds u.
+
+    The most probable tokens are laid by probability; what is left behind these, by id: only a row whose u lies there
+    looks at all of them. Intervals are float64 sums of the weights given.
+
+    Args:
+        weights: float [rows, n], not negative, not all zero; they need not sum to 1.
+        u: float64 [rows] in [0, 1).
+    """
+    n = weights.shape[1]
+    head = weights.topk(min(_HEAD, n), -1)
+    sums = head.values.double().cumsum(-1)  # [rows, head]
+    total = sums[:, -1] if n <= _HEAD else row_sum(weights, exact=True).maximum(sums[:, -1])
+    target = (u * total).minimum(torch.nextafter(total, torch.zeros_like(total)))
+    token, low, width = _interval(head.values.double(), sums, target)
+    token = head.indices.gather(1, token[:, None]).squeeze(1)
+    beyond = (target >= sums[:, -1]).nonzero().squeeze(1)
+    if len(beyond):
+        rest = weights[beyond].scatter(1, head.indices[beyond], 0.0).double()  # [few, n]
+        behind = rest.cumsum(-1)
+        some = behind[:, -1] > 0  # else only rounding led here, and the head's last token stands
+        which, edge = beyond[some], sums[beyond[some], -1]
+        token[which], low[which], width[which] = _interval(rest[some], behind[some], target[which] - edge)
+        low[which] += edge
+    code = ((target - low) / width).clamp(0.0, _BELOW_ONE)
+    return Drawn(token, (width / total).log().float(), code, width / total)
+
+
+def lay_ordered(weights: Tensor, u: Tensor) -> Drawn:
+    """``lay`` for float64 weights [rows, k] that are in the order wanted already; tokens are indices into it."""
+    sums = weights.cumsum(-1)
+    total = sums[:, -1]
+    target = (u * total).minimum(torch.nextafter(total, torch.zeros_like(total)))
+    index, low, width = _interval(weights, sums, target)
+    code = ((target - low) / width).clamp(0.0, _BELOW_ONE)
+    return Drawn(index, (width / total).log().float(), code, width / total)
+
+
+def _interval(weights: Tensor, sums: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Index, lower edge and width [rows] of the interval that holds each target; the last one of width above 0 for a
+    target beyond them all. Weights and their running sums: float64 [rows, n]."""
+    end = torch.nextafter(sums[:, -1:], torch.zeros_like(sums[:, -1:]))
+    index = torch.searchsorted(sums, target[:, None].minimum(end), right=True)
+    width = weights.gather(1, index)
+    low = sums.gather(1, index) - width
+    return index.squeeze(1), low.squeeze(1), width.squeeze(1)
+
+
+def sample_plain(logits: Tensor, settings: PlainSettings, u: Tensor) -> Drawn:
     """Draw one token per row by temperature, top-k, top-p and min-p, in transformers' order.
 
-    A row's outcome does not depend on the others' settings: rows without top-k and top-p go through the vocabulary in
-    its own order, the others from the most probable token down.
+    A row's outcome does not depend on the others' settings.
 
     Args:
         logits: float32 [rows, vocab].
         u: float64 [rows] in [0, 1).
-
-    Returns:
-        int64 [rows] tokens and float32 [rows] their log-probabilities (nat) under the filtered law.
     """
     rows = len(logits)
-    token = torch.empty(rows, dtype=torch.long, device=logits.device)
-    logprob = torch.zeros(rows, device=logits.device)
-    for group, draw in ((settings.loose, _sample_loose), (settings.filtered, _sample_filtered)):
+    kinds: list[tuple[Tensor, Callable[[Tensor, PlainSettings, Tensor, Tensor], Drawn]]] = [
+        (settings.loose, _sample_loose),
+        (settings.laid, _sample_laid),
+        (settings.greedy, _most_probable),
+        *((group, partial(_sample_filtered, width=width)) for width, group in settings.filtered),
+    ]
+    drawn: Drawn | None = None
+    for group, draw in kinds:
         if len(group) == rows:
-            token, logprob = draw(logits, settings, group, u)
-        elif len(group):
-            token[group], logprob[group] = draw(logits[group], settings, group, u[group])
-    if len(settings.greedy):
-        token[settings.greedy], logprob[settings.greedy] = logits[settings.greedy].argmax(-1), 0.0
-    return token, logprob
+            return draw(logits, settings, group, u)
+        if len(group):
+            drawn = put(drawn or nothing_drawn(u), group, draw(logits[group], settings, group, u[group]))
+    return drawn or nothing_drawn(u)
+
+
+def nothing_drawn(u: Tensor) -> Drawn:
+    """As many rows as ``u`` has, to be overwritten."""
+    return Drawn(torch.zeros_like(u, dtype=torch.long), torch.zeros_like(u, dtype=torch.float32), u.clone(), u + 1)
+
+
+def put(drawn: Drawn, rows: Tensor, part: Drawn) -> Drawn:
+    """Write the draws of some rows over what stands there, in place."""
+    drawn.token[rows], drawn.logprob[rows] = part.token, part.logprob
+    drawn.code[rows], drawn.width[rows] = part.code, part.width
+    return drawn
+
+
+def _most_probable(logits: Tensor, _settings: PlainSettings, _rows: Tensor, u: Tensor) -> Drawn:
+    """Greedy: nothing is drawn, and the code stays as it is."""
+    return Drawn(logits.argmax(-1), torch.zeros(len(logits), device=logits.device), u, torch.ones_like(u))
 
 
 def _scaled(logits: Tensor, settings: PlainSettings, rows: Tensor) -> Tensor:
@@ -173,37 +319,44 @@ def _scaled(logits: Tensor, settings: PlainSettings, rows: Tensor) -> Tensor:
     return scaled.div_(settings.temperature[rows, None])
 
 
-def _sample_loose(logits: Tensor, settings: PlainSettings, rows: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+def _weights(logits: Tensor, settings: PlainSettings, rows: Tensor) -> Tensor:
     """Without sorting: min-p is a threshold below the largest weight, which is 1."""
     weights = _scaled(logits, settings, rows).exp_()
     if settings.sifted:
         weights *= weights >= settings.min_p[rows, None]
+    return weights
+
+
+def _sample_loose(logits: Tensor, settings: PlainSettings, rows: Tensor, u: Tensor) -> Drawn:
+    """The quickest way: through the vocabulary in its own order. What the code would be is not computed."""
+    weights = _weights(logits, settings, rows)
     token = inverse_cdf(weights, u)
-    return token, (weights.gather(1, token[:, None]).squeeze(1) / weights.sum(-1)).log()
+    width = weights.gather(1, token[:, None]).squeeze(1) / row_sum(weights)
+    return Drawn(token, width.log().float(), u, width)
 
 
-def _sample_filtered(logits: Tensor, settings: PlainSettings, rows: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    """From the most probable down. The whole vocabulary is sorted only where its head does not hold a row's nucleus.
+def _sample_laid(logits: Tensor, settings: PlainSettings, rows: Tensor, u: Tensor) -> Drawn:
+    return lay(_weights(logits, settings, rows), u)
 
-    All sums run in float64 from the top, so that what lies beyond a row's own filters, and so how far the batch looks,
-    can't change it.
+
+def _sample_filtered(logits: Tensor, settings: PlainSettings, rows: Tensor, u: Tensor, *, width: int) -> Drawn:
+    """From the most probable down. The whole vocabulary is sorted only for rows whose nucleus its head does not hold.
+
+    All sums run in float64 from the top, so that what lies beyond a row's own filters can't change it.
     """
     top_k, top_p, min_p = settings.top_k[rows], settings.top_p[rows], settings.min_p[rows]
     scaled = _scaled(logits, settings, rows)
-    vocab, width = scaled.shape[1], settings.widest
-    total = scaled.exp().sum(-1)  # [rows], over the whole vocabulary
+    total = row_sum(scaled.exp())  # [rows], over the whole vocabulary
     head = scaled.topk(width, -1)
-    if width < vocab:
-        mass = head.values.exp().sum(-1) / total
-        if not bool(((top_k <= width) | (mass > top_p + 1e-6)).all()):
-            head = scaled.topk(vocab, -1)
-    weights = _filtered_weights(head.values, total.double(), top_k, top_p, min_p)
-    sums = weights.cumsum(-1)
-    all_ = sums[:, -1:]
-    target = torch.minimum(u[:, None] * all_, torch.nextafter(all_, torch.zeros_like(all_)))
-    index = torch.searchsorted(sums, target, right=True)
-    chosen = weights.gather(1, index) / all_
-    return head.indices.gather(1, index).squeeze(1), chosen.log().squeeze(1).float()
+    weights = _filtered_weights(head.values, total, top_k, top_p, min_p)
+    drawn = lay_ordered(weights, u)
+    drawn = replace(drawn, token=head.indices.gather(1, drawn.token[:, None]).squeeze(1))
+    mass = head.values.exp().sum(-1) / total
+    short = ((top_k > width) & (mass <= top_p + 1e-6)).nonzero().squeeze(1)
+    if len(short) and width < scaled.shape[1]:
+        part = _sample_filtered(logits[short], settings, rows[short], u[short], width=scaled.shape[1])
+        drawn = put(drawn, short, part)
+    return drawn
 
 
 def _filtered_weights(values: Tensor, total: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:

@@ -125,6 +125,11 @@ class SlotCache(_PlainCache):
         """Copy a prefix into a row."""
         self.kv[:, :, row, :, : prefix.filled] = prefix.kv[:, :, 0, :, : prefix.filled]
 
+    def clear(self, row: int, start: int) -> None:
+        """Forget a row's positions from there on. Needed only where they are not finite: what is masked out is
+        multiplied by 0, and 0 · NaN is NaN."""
+        self.kv[:, :, row, :, start:] = 0.0
+
     def move(self, source: int, target: int, length: int) -> None:
         """Copy a row's first ``length`` positions onto another row."""
         self.kv[:, :, target, :, :length] = self.kv[:, :, source, :, :length]

@@ -19,15 +19,22 @@ from typing import Literal, Self
 
 import torch
 
-from led_agent.decoding.sampling import uniform
+from led_agent.decoding.guard import Finding, Watch
+from led_agent.decoding.noise import Frames
+from led_agent.decoding.sampling import DRAW_RESEED, uniform
+from led_agent.decoding.siblings import sibling_code
 from led_agent.engine.attention import prefill_mask
 from led_agent.engine.cache import PrefixCache, SlotCache, round_up
+from led_agent.engine.choose import Chosen, row_multiple
 from led_agent.engine.memory import free_bytes
 from led_agent.engine.model import ModelParts, load_parts
-from led_agent.engine.step import Chosen, Plan, RowState, decode_step, row_multiple
+from led_agent.engine.plan import Plan
+from led_agent.engine.scoring import CleanScorer
+from led_agent.engine.state import RowState
+from led_agent.engine.step import decode_step
 from led_agent.engine.text import Detokenizer, find_stop
 from led_agent.errors import UsageError
-from led_agent.types import Branch, Decoding, Finish
+from led_agent.types import Branch, Decoding, Finish, Rollback, Sibling
 
 __all__ = ["BranchEvent", "Engine", "EngineRequest"]
 
@@ -35,6 +42,7 @@ _CHUNK = 512  # prompt tokens prefilled at a time
 _KEEP_BYTES = 256 * 2**20  # of prefixes that no waiting branch needs
 _KEEP_FINISHED = 4096  # finished branches that can still be named as a parent
 
+_OTHER_SEEDS = 0x2545F4914F6CDD1D  # of branches that were turned back, apart from those of siblings
 _SMALL_MODEL = 10_000_000  # parameters
 
 
@@ -43,7 +51,7 @@ class EngineRequest:
     """Branches to grow from one prefix.
 
     Attributes:
-        id: Names the branch; with n > 1 the branches are "id/0" … "id/n-1".
+        id: Names the branch; with n > 1 the branches are "id/0" … "id/n-1", siblings of each other.
         prompt_ids: The prompt's tokens; or give ``parent``.
         decoding: How tokens are chosen.
         seed: Of branch 0; the others' are derived from it.
@@ -53,6 +61,7 @@ class EngineRequest:
         prefix_ids: Tokens already generated after the prompt.
         stop: Strings that end a branch and are cut from its text.
         step: Strings that end a branch and stay in its text.
+        sibling: With n = 1, its place among branches that are asked for one by one, here or elsewhere.
     """
 
     id: str
@@ -65,11 +74,13 @@ class EngineRequest:
     prefix_ids: Sequence[int] = ()
     stop: Sequence[str] = ()
     step: Sequence[str] = ()
+    sibling: Sibling | None = None
 
 
 @dataclass(frozen=True)
 class BranchEvent:
-    """A branch has grown ("progress"), or is complete ("done", with ``branch``). Text is all text so far."""
+    """A branch has grown ("progress"), or is complete ("done", with ``branch``). Tokens are those computed so far,
+    rolled back ones included; text is all text so far."""
 
     id: str
     kind: Literal["progress", "done"]
@@ -104,6 +115,9 @@ class _Growing:
     stop: tuple[str, ...]
     step: tuple[str, ...]
     detokenizer: Detokenizer
+    sibling: Sibling | None = None
+    watch: Watch | None = None
+    scorer: CleanScorer | None = None
     began: float = 0.0
     prefill_tokens: int = 0
     token_ids: list[int] = field(default_factory=list)
@@ -111,11 +125,46 @@ class _Growing:
     final_logprobs: list[float] = field(default_factory=list)
     entropies: list[float] = field(default_factory=list)
     explored: list[bool] = field(default_factory=list)
+    rollbacks: list[Rollback] = field(default_factory=list)
+    discarded: int = 0
 
     @property
     def position(self) -> int:
         """Where its next forward writes."""
         return len(self.prefix.prompt) + len(self.prefix.generated) + len(self.token_ids) - 1
+
+    @property
+    def wary(self) -> bool:
+        """Whether the guard has it go on conservatively."""
+        return self.watch is not None and self.watch.wary != "no"
+
+    @property
+    def noisy(self) -> bool:
+        """Whether its steps' posteriors are not the model's own."""
+        return self.decoding.noisy and self.span != "none"
+
+    @property
+    def reads_boundaries(self) -> bool:
+        """Whether the text must be followed for where steps of thought end."""
+        noise = self.decoding.latent_noise
+        return self.watch is not None or (self.noisy and noise is not None and noise.hold == "step")
+
+    @property
+    def tokens(self) -> int:
+        """Computed so far, rolled back ones included."""
+        return len(self.token_ids) + self.discarded
+
+    def so_far(self) -> _Prefix:
+        return _Prefix(self.prefix.prompt, self.prefix.generated + tuple(self.token_ids))
+
+    def cut(self, length: int) -> None:
+        """Drop the tokens behind that many, and all that was noted of them."""
+        self.discarded += len(self.token_ids) - length
+        for kept in (self.token_ids, self.logprobs, self.final_logprobs, self.entropies, self.explored):
+            del kept[length:]
+        self.detokenizer = self.detokenizer.begun_with(self.token_ids)
+        if self.scorer is not None:
+            self.scorer.roll_back(length)
 
 
 class Engine:
@@ -138,6 +187,7 @@ class Engine:
         self._waiting: deque[_Growing] = deque()
         self._prefixes: OrderedDict[tuple[int, ...], PrefixCache] = OrderedDict()
         self._finished: OrderedDict[str, _Prefix] = OrderedDict()
+        self._frames = Frames()
         self._plan: Plan | None = None
         self.slot_steps = self.busy_slot_steps = self.steps = 0
 
@@ -193,11 +243,15 @@ class Engine:
                     prefix=prefix,
                     decoding=request.decoding,
                     span=self.span(request.decoding),
-                    seed=_branch_seed(request.seed, index),
+                    seed=_derived(request.seed, index),
                     max_tokens=min(request.max_tokens, room),
                     stop=tuple(request.stop),
                     step=tuple(request.step),
                     detokenizer=Detokenizer(self.parts.tokenizer),
+                    sibling=Sibling(group=request.seed, index=index, of=request.n)
+                    if request.n > 1
+                    else request.sibling,
+                    watch=Watch(request.decoding.guard) if request.decoding.guard is not None else None,
                 )
             )
         return names
@@ -205,7 +259,7 @@ class Engine:
     def span(self, decoding: Decoding) -> Literal["think", "all", "none"]:
         """What a decoding's span comes to on this model: "auto" is "think" where the model has thinking tags, else
         "all"; greedy and plain decodings have none."""
-        if decoding.exploration is None or decoding.is_greedy:
+        if not decoding.has_methods:
             return "none"
         if decoding.span == "auto":
             return "think" if self.parts.thinking else "all"
@@ -257,13 +311,21 @@ class Engine:
         if not self._live:
             return events
         if self._plan is None:
-            self._plan = Plan.of([g.decoding for g in self._live], [g.span for g in self._live], self.parts)
+            self._plan = self._make_plan()
         longest = max(growing.position for growing in self._live)
-        chosen = decode_step(self.parts, self._cache, self._state, self._plan, longest)
+        chosen = decode_step(self.parts, self._cache, self._state, self._plan, longest, self._frames)
         self.steps += 1
         self.slot_steps += self.slots
         self.busy_slot_steps += len(self._live)
         return events + self._take(chosen)
+
+    def _make_plan(self) -> Plan:
+        return Plan.of(
+            [g.decoding.conservative if g.wary else g.decoding for g in self._live],
+            ["none" if g.wary else g.span for g in self._live],
+            self.parts,
+            [g.sibling for g in self._live],
+        )
 
     def _admit(self) -> list[BranchEvent]:
         """Move waiting branches into free slots, prefilling what is new to the engine."""
@@ -302,9 +364,31 @@ class Engine:
         if len(ids) > 1:
             cached, growing.prefill_tokens = self._prefill(growing.prefix)
             self._cache.load(row, cached)
-        thinking = self._thinking(growing.prefix)
-        self._state.place(row, ids[-1], len(ids) - 1, growing.seed, thinking=thinking, recent=growing.prefix.generated)
         self._live.append(growing)
+        coded = growing.sibling if growing.decoding.siblings == "stratified" else None
+        code = sibling_code(coded.group, coded.index, coded.of) if coded is not None and coded.of > 1 else None
+        self._set_state(row, growing, growing.seed, code)
+        distiller = growing.decoding.distiller
+        if distiller is not None and growing.span != "none":
+            self._state.clear_distiller(row, distiller.rank, self.parts.width)
+
+    def _set_state(self, row: int, growing: _Growing, seed: int, code: float | None = None) -> None:
+        """Let a row go on from where its branch stands."""
+        so_far, noise = growing.so_far(), growing.decoding.latent_noise
+        first = len(growing.prefix.prompt) - (1 if noise is not None and noise.prompt_end else 0)
+        self._state.place(
+            row,
+            so_far.ids[-1],
+            growing.position,
+            seed,
+            thinking=self._thinking(so_far),
+            recent=so_far.generated,
+            begins=first,
+            steps=len(growing.watch.boundaries) - 1 if growing.watch is not None else 0,
+            code=code,
+        )
+        if growing.decoding.repetition_penalty != 1.0:
+            self._state.remember(row, so_far.ids, self.parts.vocab)
         self._plan = None
 
     def _prefill(self, prefix: _Prefix) -> tuple[PrefixCache, int]:
@@ -340,7 +424,7 @@ class Engine:
             total -= self._prefixes.pop(ids).nbytes
 
     def _take(self, chosen: Chosen) -> list[BranchEvent]:
-        """Give each live branch its token; retire those that end."""
+        """Give each live branch its token; retire those that end, turn back those that degrade."""
         columns = zip(
             chosen.token.tolist(),
             chosen.logprob.tolist(),
@@ -353,19 +437,30 @@ class Engine:
         events: list[BranchEvent] = []
         ended: list[tuple[int, Finish, str | None]] = []
         for row, (growing, values) in enumerate(zip(self._live, columns, strict=True)):
-            finish, error = self._grow(growing, *values)
+            finish, error = self._grow(row, growing, *values)
             if finish is not None:
                 ended.append((row, finish, error))
             elif self._telling:
-                events.append(BranchEvent(growing.id, "progress", len(growing.token_ids), growing.detokenizer.text))
+                events.append(BranchEvent(growing.id, "progress", growing.tokens, growing.detokenizer.text))
         # From the last row down, so that moving the last live row into a gap never moves one that is to end.
         return events + [self._retire(row, finish, error) for row, finish, error in reversed(ended)]
 
     def _grow(
-        self, growing: _Growing, token: int, logprob: float, final: float, entropy: float, explored: bool, sound: bool
+        self,
+        row: int,
+        growing: _Growing,
+        token: int,
+        logprob: float,
+        final: float,
+        entropy: float,
+        explored: bool,
+        sound: bool,
     ) -> tuple[Finish | None, str | None]:
-        """Append a token; how the branch has ended, if it has."""
+        """Append a token, and let the guard look at the branch; how the branch has ended, if it has."""
         if not sound:
+            if growing.watch is not None and growing.watch.wary != "rest":
+                self._turn_back(row, growing, Finding("nonfinite", 0.0, 0.0, len(growing.token_ids)))
+                return None, None
             at = len(growing.prefix.ids) + len(growing.token_ids)
             return "error", f"the model's logits at position {at} are not finite"
         growing.token_ids.append(token)
@@ -373,22 +468,88 @@ class Engine:
         growing.final_logprobs.append(final)
         growing.entropies.append(entropy)
         growing.explored.append(explored)
+        finish, fresh = self._ends(growing, token)
+        if growing.reads_boundaries and self._follow_steps(row, growing, fresh, ending=finish is not None):
+            return None, None  # turned back: what it ended with is gone
+        return finish, None
+
+    def _ends(self, growing: _Growing, token: int) -> tuple[Finish | None, str]:
+        """How the branch ends with its newest token, if it does, and the text that is new by it."""
         if token in self.parts.eos:
-            return "eos", None
+            return "eos", ""
         fresh = ""
-        if self._telling or growing.stop or growing.step:
+        if self._telling or growing.stop or growing.step or growing.reads_boundaries:
             fresh = growing.detokenizer.append(token)
         else:
             growing.detokenizer.hold(token)
         if fresh and find_stop(growing.detokenizer, fresh, growing.stop, cut=True):
-            return "stop", None
+            return "stop", fresh
         if fresh and find_stop(growing.detokenizer, fresh, growing.step, cut=False):
-            return "step", None
-        return ("length", None) if len(growing.token_ids) >= growing.max_tokens else (None, None)
+            return "step", fresh
+        return ("length" if len(growing.token_ids) >= growing.max_tokens else None), fresh
+
+    def _follow_steps(self, row: int, growing: _Growing, fresh: str, *, ending: bool) -> bool:
+        """Note where a step of thought ends, and turn the branch back where its guard finds it degraded; whether it
+        was turned back."""
+        watch, at = growing.watch, len(growing.token_ids)
+        ends = bool(fresh) and find_stop(growing.detokenizer, fresh, growing.decoding.boundaries, cut=False)
+        if watch is None:
+            self._state.steps[row] += ends
+            return False
+        if growing.noisy and (ending or at % watch.guard.every == 0):
+            self._score(growing)
+        known = growing.scorer.scored if growing.scorer is not None else 0 if growing.noisy else at
+        logprobs, entropies = growing.final_logprobs[:known], growing.entropies[:known]
+        finding = watch.look(growing.token_ids, logprobs, entropies, ending=ending)
+        if finding is not None:
+            self._turn_back(row, growing, finding)
+            return True
+        if ends or watch.step_is_long(at):
+            if watch.boundary(at):
+                self._plan = None  # it may explore again
+            self._state.steps[row] = len(watch.boundaries) - 1
+        return False
+
+    def _turn_back(self, row: int, growing: _Growing, finding: Finding) -> None:
+        """Cut a branch back to its last sound boundary, from where it goes on conservatively, by other numbers."""
+        if growing.watch is None:
+            return
+        at = len(growing.token_ids)
+        back, lasting = growing.watch.turn_back(finding)
+        growing.cut(back)
+        growing.rollbacks.append(
+            Rollback(
+                cause=finding.cause,
+                measured=finding.measured,
+                threshold=finding.threshold,
+                at=at,
+                back_to=back,
+                lasting=lasting,
+            )
+        )
+        if finding.cause == "nonfinite":
+            self._cache.clear(row, growing.position)
+        self._set_state(row, growing, _derived(growing.seed ^ _OTHER_SEEDS, len(growing.rollbacks)))
+
+    def _score(self, growing: _Growing) -> None:
+        """Put the unperturbed posterior's figures in the place of the noisy one's."""
+        if growing.scorer is None:
+            ids = growing.prefix.ids
+            base = self._prefill(growing.prefix)[0] if len(ids) > 1 else None
+            growing.scorer = CleanScorer(self.parts, ids, base, growing.max_tokens)
+        known = growing.scorer.scored
+        logprobs, entropies = growing.scorer.score(growing.token_ids)
+        growing.final_logprobs[known:] = logprobs
+        growing.entropies[known:] = entropies
 
     def _retire(self, row: int, finish: Finish, error: str | None = None) -> BranchEvent:
         """Free a row: the last live one moves into it, so that live rows stay together."""
         growing = self._live[row]
+        if growing.noisy and growing.token_ids:
+            self._score(growing)
+        growing.scorer = None
+        if finish == "error":
+            self._cache.clear(row, 0)
         last = len(self._live) - 1
         if row != last:
             self._cache.move(last, row, self._live[last].position)
@@ -396,7 +557,7 @@ class Engine:
             self._live[row] = self._live[last]
         self._live.pop()
         self._plan = None
-        self._finished[growing.id] = _Prefix(growing.prefix.prompt, growing.prefix.generated + tuple(growing.token_ids))
+        self._finished[growing.id] = growing.so_far()
         while len(self._finished) > _KEEP_FINISHED:
             self._finished.popitem(last=False)
         return _done(growing, finish, error)
@@ -462,18 +623,20 @@ def _done(growing: _Growing, finish: Finish, error: str | None = None) -> Branch
         entropies=tuple(growing.entropies),
         explored=tuple(growing.explored),
         span=growing.span,
+        rollbacks=tuple(growing.rollbacks),
+        discarded=growing.discarded,
         prefill_tokens=growing.prefill_tokens,
         error=error,
         seconds=seconds,
     )
-    return BranchEvent(growing.id, "done", len(growing.token_ids), branch.text, branch)
+    return BranchEvent(growing.id, "done", growing.tokens, branch.text, branch)
 
 
-def _branch_seed(seed: int, index: int) -> int:
-    """Branch 0 has the request's own seed; the others' are hashed from it."""
+def _derived(seed: int, index: int) -> int:
+    """Index 0 is the seed itself; the others are hashed from it."""
     if index == 0:
         return seed
-    u = uniform(torch.tensor([seed]), torch.tensor([index]), 15)
+    u = uniform(torch.tensor([seed]), torch.tensor([index]), DRAW_RESEED)
     return int(u.item() * 2**53)
 
 

@@ -5,7 +5,7 @@ This file knows transformers' model classes. It does not know slots or sampling.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,11 @@ from led_agent.engine.memory import free_bytes
 from led_agent.engine.packing import fuse_norms, pack_linears
 from led_agent.errors import ModelError, UsageError
 
-__all__ = ["SUPPORTED", "ModelParts", "Thinking", "load_parts", "without_bars"]
+__all__ = ["SUPPORTED", "ModelParts", "Perturbation", "Thinking", "load_parts", "without_bars"]
+
+# A block's number, counted from 1, and what becomes of the residual stream [rows, queries, hidden] behind it.
+Perturbation = tuple[int, Callable[[Tensor], Tensor]]
+
 
 # Proven by parity tests on random models of each. All have model.layers, model.norm and lm_head, and apply nothing
 # between the two that a shallower state would have to go through as well.
@@ -62,6 +66,7 @@ class ModelParts:
     thinking: Thinking
     _taps: dict[int, Tensor] = field(default_factory=dict)
     _wanted: frozenset[int] = frozenset()
+    _changes: Sequence[Perturbation] = ()
 
     def __post_init__(self) -> None:
         for index, block in enumerate(self.blocks):
@@ -109,6 +114,16 @@ class ModelParts:
         return self.model.dtype
 
     @property
+    def width(self) -> int:
+        """Of the residual stream."""
+        return int(self.model.config.hidden_size)
+
+    @property
+    def tied(self) -> bool:
+        """Whether the head is the embeddings again."""
+        return bool(self.model.config.tie_word_embeddings)
+
+    @property
     def kv_shape(self) -> tuple[int, int, int]:
         """(layers, kv_heads, head_dim) of the keys and values."""
         config = self.model.config
@@ -144,10 +159,26 @@ class ModelParts:
             self._wanted = frozenset()
             self._taps.clear()
 
+    @contextmanager
+    def perturbing(self, changes: Sequence[Perturbation]) -> Iterator[None]:
+        """Change the residual stream behind blocks in every forward inside the block of code; taps see it changed."""
+        self._changes = changes
+        try:
+            yield
+        finally:
+            self._changes = ()
+
     def _keep_after(self, depth: int) -> Any:
-        def hook(_module: torch.nn.Module, _args: Any, output: Any) -> None:
+        def hook(_module: torch.nn.Module, _args: Any, output: Any) -> Any:
+            stream = before = output if isinstance(output, Tensor) else output[0]
+            for behind, change in self._changes:
+                if behind == depth:
+                    stream = change(stream)
             if depth in self._wanted:
-                self._taps[depth] = output if isinstance(output, Tensor) else output[0]
+                self._taps[depth] = stream
+            if stream is before:
+                return None  # leave the output as it is
+            return stream if isinstance(output, Tensor) else (stream, *output[1:])
 
         return hook
 
@@ -239,9 +270,12 @@ def _refuse_early(config: Any) -> None:
 def _check_architecture(model: PreTrainedModel) -> None:
     _refuse_early(model.config)
     base = getattr(model, "model", None)
-    if not all(hasattr(base, name) for name in ("layers", "norm")) or not hasattr(model, "lm_head"):
+    found = [f"model.{name}" for name in ("layers", "norm") if hasattr(base, name)]
+    found += ["lm_head"] if hasattr(model, "lm_head") else []
+    if len(found) < 3:
         raise ModelError(
-            f"{type(model).__name__} lacks model.layers, model.norm or lm_head; load it as a causal language model"
+            f"{type(model).__name__} can't be taken apart: looked for model.layers, model.norm and lm_head, found "
+            f"{' and '.join(found) or 'none of them'}; load it as a causal language model"
         )
 
 

@@ -24,6 +24,13 @@ class Detokenizer:
         self._cut = False
         self.text = ""
 
+    def begun_with(self, tokens: Sequence[int]) -> Detokenizer:
+        """A new one of the same tokenizer, that has taken these tokens."""
+        fresh = Detokenizer(self._tokenizer)
+        for token in tokens:
+            fresh.append(token)
+        return fresh
+
     def append(self, token: int) -> str:
         """Take a token; the text that is new by it, empty while a character is incomplete."""
         if self._tokenizer is None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from led_agent.decoding import exploration_law
+from led_agent.decoding.exploration import FLOOR, explored_law
 from led_agent.errors import UsageError
 from led_agent.types import DepthExploration
 
@@ -137,6 +138,79 @@ def test_banned_tokens_stay_impossible():
     logits[:, :, 5] = float("-inf")
     ids, _ = exploration_law(logits, DepthExploration(depths=4, top_k=7), 1.0)
     assert 5 not in ids.flatten().tolist()
+
+
+@QUICK
+@given(
+    st.integers(0, 10_000),
+    st.integers(1, 5),
+    st.sets(st.integers(0, 11), min_size=1, max_size=11),
+    st.integers(1, 12),
+    st.booleans(),
+    st.booleans(),
+)
+def test_bans_hold_in_every_slot(seed: int, depths: int, banned: set[int], k: int, exploit: bool, everywhere: bool):
+    logits = layer_logits(seed, depths=depths)
+    # A ban on the final layer is enough, even of the shallower layers' favourite.
+    logits[:, :, sorted(banned)] = 9.0
+    logits[:, : depths if everywhere else 1, sorted(banned)] = float("-inf")
+    ids, law = exploration_law(logits, DepthExploration(depths=depths, top_k=k, exploit=exploit), 0.7)
+    allowed = [v for v in range(12) if v not in banned]
+    for row in range(2):
+        of = dict(zip(ids[row].tolist(), law[row].tolist(), strict=True))
+        assert len(of) == k
+        assert all(of[v] == 0.0 for v in banned if v in of)
+        assert math.isclose(sum(of.values()), 1.0, rel_tol=1e-12)
+        assert sum(p > 0 for p in of.values()) == min(k, len(allowed))
+        assert set(ids[row, : len(allowed)].tolist()) <= set(allowed)
+
+
+def test_a_banned_candidate_gets_no_floor_at_any_depth():
+    p = torch.tensor([[[0.9, 0.1, 0.0, 0.0], [0.2, 0.1, 0.6, 0.1], [1.0, 0.0, 0.0, 0.0]]], dtype=torch.float64)
+    q, depth = explored_law(p, torch.tensor([[True, True, False, True]]))
+    sums = torch.tensor([0.9 + 0.2, 0.1 + 0.1, 0.0, FLOOR + 0.1], dtype=torch.float64)
+    assert int(depth) == 1
+    torch.testing.assert_close(q[0], sums / sums.sum(), atol=1e-7, rtol=1e-6)
+    assert q[0, 2] == 0.0
+
+
+@QUICK
+@given(st.integers(0, 10_000), st.integers(1, 5), st.integers(1, 9))
+def test_the_explored_law_is_the_sum_of_highest_entropy(seed: int, depths: int, k: int):
+    p = layer_logits(seed, batch=3, depths=depths, vocab=12).softmax(-1)[..., :k]
+    q, depth = explored_law(p, torch.ones(3, k, dtype=torch.bool))
+    for row in range(3):
+        entropies = []
+        for reach in range(depths):
+            sums = [sum(max(float(p[row, j, v]), 1e-6) for j in range(reach + 1)) for v in range(k)]
+            laws = [x / sum(sums) for x in sums]
+            entropies.append(-sum(x * math.log(x) for x in laws))
+            if reach == int(depth[row]):
+                torch.testing.assert_close(q[row], torch.tensor(laws, dtype=torch.float64))
+        assert entropies[int(depth[row])] >= max(entropies) - 1e-12
+
+
+@QUICK
+@given(st.integers(0, 10_000), st.integers(1, 4), st.booleans())
+def test_deciding_the_gate_first_does_not_change_the_law(seed: int, depths: int, exploit: bool):
+    logits = layer_logits(seed, depths=depths)
+    laws = [
+        exploration_law(logits, DepthExploration(depths=depths, top_k=6, exploit=exploit, gate_first=first), 0.8)
+        for first in (False, True)
+    ]
+    assert torch.equal(laws[0][0], laws[1][0])
+    assert torch.equal(laws[0][1], laws[1][1])
+
+
+@QUICK
+@given(st.integers(0, 10_000), st.integers(2, 5))
+def test_exploring_never_sharpens_the_law(seed: int, depths: int):
+    logits = layer_logits(seed, depths=depths)
+    _, plain = exploration_law(logits[:, :1], DepthExploration(depths=1, top_k=8), 1.0)
+    for exploit in (False, True):
+        _, law = exploration_law(logits, DepthExploration(depths=depths, top_k=8, exploit=exploit), 1.0)
+        # q has the higher entropy of the two, and entropy is concave; the floor may take a hair of it.
+        assert torch.all(torch.special.entr(law).sum(-1) >= torch.special.entr(plain).sum(-1) - 1e-9)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])

@@ -9,8 +9,13 @@ import torch
 
 from led_agent.decoding import exploration_law
 from led_agent.engine import BranchEvent, Engine, EngineRequest
+from led_agent.engine.attention import prefill_mask
+from led_agent.engine.cache import PrefixCache
+from led_agent.engine.choose import Chosen, choose
 from led_agent.engine.model import ModelParts
-from led_agent.types import Branch, DepthExploration
+from led_agent.engine.plan import Plan
+from led_agent.engine.state import RowState
+from led_agent.types import Branch, Decoding, DepthExploration, Sibling
 
 
 def make_engine(model: Any, tokenizer: Any = None, *, slots: int = 8) -> Engine:
@@ -63,3 +68,62 @@ def true_law(model: Any, ids: list[int], exploration: DepthExploration, temperat
     logits = layer_logits(model, ids, exploration)
     ids_, law = exploration_law(logits, exploration, temperature)
     return torch.zeros(logits.shape[-1], dtype=torch.float64).scatter(0, ids_[0], law[0])
+
+
+DRAWS = 102_400
+PIECE = 12_800
+
+
+@torch.no_grad()
+def sequence_laws(model: Any, ids: list[int], new: int, exploration: DepthExploration, temperature: float):
+    """float64 [new, vocab] each: the law of LED and the final posterior at the last ``new`` positions but the last."""
+    out = model.model(input_ids=torch.tensor([ids]), output_hidden_states=True, use_cache=False)
+    first = len(model.model.layers) - (1 if exploration.layers == "paper" else 2)
+    at = slice(len(ids) - new - 1, len(ids) - 1)
+    slots = [out.last_hidden_state[0, at]]
+    for j in range(exploration.depths - 1):
+        state = out.hidden_states[first - j][0, at]
+        slots.append(model.model.norm(state) if exploration.norm == "final" else state)
+    logits = model.lm_head(torch.stack(slots, 1))  # [new, d, vocab]
+    candidates, law = exploration_law(logits, exploration, temperature)
+    return torch.zeros_like(logits[:, 0]).scatter(1, candidates, law), logits[:, 0].softmax(-1)
+
+
+def state_of(parts: ModelParts, ids: list[int]) -> tuple[torch.Tensor, torch.Tensor, dict[int, torch.Tensor]]:
+    """Logits [1, vocab], final state [1, hidden] and all taps behind a prompt, by the engine's own parts."""
+    cache = PrefixCache(parts.kv_shape, len(ids), dtype=parts.dtype, device=parts.device)
+    positions = torch.arange(len(ids))[None]
+    with torch.inference_mode(), parts.tapping(frozenset(range(parts.n_blocks + 1))) as taps:
+        final = parts.hidden(torch.tensor([ids]), positions, prefill_mask(0, len(ids), parts.device), cache)[:, -1]
+        return parts.head(final).float(), final, {after: tap[:, -1].clone() for after, tap in taps.items()}
+
+
+@torch.inference_mode()
+def draw_position(
+    parts: ModelParts, ids: list[int], decoding: Decoding, span: str, n: int = DRAWS, piece: int = PIECE
+) -> Chosen:
+    """The engine's sampler on ``n`` rows of one position, each with a seed of its own."""
+    logits, final, taps = state_of(parts, ids)
+    plan = Plan.of([decoding] * piece, [span] * piece, parts, [Sibling(group=0, index=0, of=1)] * piece)
+    pieces = []
+    for start in range(0, n, piece):
+        state = RowState(piece, parts.thinking, parts.device)
+        state.seed[:] = torch.arange(start, start + piece)
+        state.position[:] = len(ids) - 1
+        state.thinking[:] = span == "think"
+        rows = {after: tap.expand(piece, -1) for after, tap in taps.items()}
+        pieces.append(choose(parts, logits.expand(piece, -1), final.expand(piece, -1), rows, state, plan))
+    names = ("token", "logprob", "final_logprob", "entropy", "top", "explored", "sound")
+    return Chosen(**{name: torch.cat([getattr(part, name) for part in pieces]) for name in names})
+
+
+def chi_square(tokens: torch.Tensor, law: torch.Tensor) -> tuple[float, int]:
+    """Pearson's statistic of draws against a law float64 [vocab], and its degrees of freedom; rare tokens count
+    together, and impossible ones must not come."""
+    n = len(tokens)
+    counts = torch.bincount(tokens, minlength=len(law)).double()
+    assert float(counts[law == 0].sum()) == 0
+    likely = law * n >= 5
+    rest, due = float(counts[~likely].sum()), float(n * law[~likely].sum())
+    chi2 = float(((counts - n * law) ** 2 / (n * law))[likely].sum()) + (rest - due) ** 2 / max(due, 1.0)
+    return chi2, int(likely.sum())

@@ -87,7 +87,8 @@ def test_a_prompt_is_prefilled_once_for_all_its_branches():
 
 def test_siblings_differ_by_seed_and_branch_0_has_the_requests_own():
     engine = make_engine(MODEL)
-    grown = branches(engine, EngineRequest("x", PROMPT, PLAIN, seed=9, max_tokens=20, n=6))
+    independent = PLAIN.replace(siblings="independent")
+    grown = branches(engine, EngineRequest("x", PROMPT, independent, seed=9, max_tokens=20, n=6))
     assert len({b.token_ids for b in grown.values()}) == 6
     single = branches(engine, EngineRequest("y", PROMPT, PLAIN, seed=9, max_tokens=20))["y"]
     assert single.token_ids == grown["x/0"].token_ids

@@ -57,7 +57,7 @@ def test_the_first_token_follows_the_law_of_the_hidden_states(exploration: Depth
     n, temperature = 4000, 0.9
     law = true_law(copy.deepcopy(model).double(), PROMPT, exploration, temperature)
     engine = make_engine(model, slots=64)
-    decoding = Decoding(temperature=temperature, exploration=exploration, span="all")
+    decoding = Decoding(temperature=temperature, exploration=exploration, span="all", siblings="independent")
     grown = branches(engine, EngineRequest("x", PROMPT, decoding, seed=11, max_tokens=1, n=n))
     tokens = torch.tensor([b.token_ids[0] for b in grown.values()])
     counts = torch.bincount(tokens, minlength=97).double()
@@ -74,7 +74,7 @@ def test_the_law_later_in_a_branch_is_that_of_its_own_prefix():
     model = tiny_model("llama", initializer_range=0.15)
     exploration = DepthExploration(depths=5, top_k=6)
     engine = make_engine(model, slots=32)
-    decoding = Decoding(temperature=1.0, exploration=exploration, span="all")
+    decoding = Decoding(temperature=1.0, exploration=exploration, span="all", siblings="independent")
     grown = branches(engine, EngineRequest("x", OTHER, decoding, seed=5, max_tokens=2, n=3000))
     double = copy.deepcopy(model).double()
     firsts = [b.token_ids[0] for b in grown.values()]

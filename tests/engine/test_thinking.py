@@ -11,7 +11,7 @@ import torch
 from led_agent.decoding import exploration_law
 from led_agent.engine import EngineRequest
 from led_agent.engine.model import Thinking
-from led_agent.engine.step import RowState
+from led_agent.engine.state import RowState
 from led_agent.types import Branch, Decoding, DepthExploration
 from tests.engine.reference import branches, layer_logits, make_engine
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -107,7 +107,7 @@ def test_the_closing_tag_keeps_its_unexplored_probability():
     _, free = exploration_law(logits, wide, 1.0)
     unheld = float(free[0][ids[0] == close])
     n = 8000
-    decoding = Decoding(temperature=1.0, exploration=wide)
+    decoding = Decoding(temperature=1.0, exploration=wide, siblings="independent")
     grown = branches(engine, EngineRequest("x", prompt, decoding, max_tokens=1, n=n))
     counts = torch.bincount(torch.tensor([b.token_ids[0] for b in grown.values()]), minlength=len(tokenizer)).double()
     noise = math.sqrt(n * float(true[close]))

@@ -1,0 +1,294 @@
+"""Draw each row's next token from its own law: plain, filtered, explored, contrasted or distilled.
+
+This file knows tensors: logits, tapped states, rows and their settings. It does not know requests, text or events.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from led_agent.decoding.contrast import contrasted, distil, foresee, random_projection
+from led_agent.decoding.exploration import explored_law, hold
+from led_agent.decoding.processors import penalise, warped
+from led_agent.decoding.sampling import (
+    DRAW_GATE,
+    Drawn,
+    lay,
+    lay_ordered,
+    nothing_drawn,
+    put,
+    row_sum,
+    sample_plain,
+    uniform,
+)
+from led_agent.engine.cache import round_up
+from led_agent.engine.model import ModelParts
+from led_agent.engine.plan import Contrast, Distilled, Group, Plan, Typical
+from led_agent.engine.state import RowState
+
+__all__ = ["Chosen", "choose", "row_multiple"]
+
+# Logits of shallower states held at a time.
+_TILE_BYTES = 24 * 2**20
+# Where staying with the final layer is less unlikely to be left than this, its own law stands for the mixture's
+# log-probability: they differ by no more.
+_SURE = 1e-6
+_LEAST = -1e4  # a logit this far below the largest has no probability left in float32
+
+
+def row_multiple(device: torch.device) -> int:
+    """Rows are computed in multiples of this many.
+
+    On CPU, matrix products of 1 to 3 rows, and of odd remainders, take other kernels than those of 4, 8, 12, … rows,
+    and round differently; in multiples of 4 a row's result is to the bit the same whatever the number of rows.
+    """
+    return 4 if device.type == "cpu" else 1
+
+
+@dataclass
+class Chosen:
+    """A step's outcome, one entry a row: int64 tokens; float32 log-probabilities (nat) under the law drawn from and
+    under the final posterior; float32 entropies (nat) and top probabilities of the latter; whether the token was
+    drawn from a shallower posterior; whether all logits were finite."""
+
+    token: Tensor
+    logprob: Tensor
+    final_logprob: Tensor
+    entropy: Tensor
+    top: Tensor
+    explored: Tensor
+    sound: Tensor
+
+
+@dataclass
+class _Step:
+    """What the methods of one step share; each overwrites ``drawn`` for its rows."""
+
+    parts: ModelParts
+    state: RowState
+    logits: Tensor  # float32 [rows, vocab], the largest of each row 0, penalties applied
+    taps: dict[int, Tensor]  # residual streams [rows or more, hidden] by the number of blocks behind them
+    final: Tensor  # [rows or more, hidden], the final states, normed
+    temperature: Tensor  # float32 [rows]
+    u: Tensor  # float64 [rows]
+    gate: Tensor  # float64 [rows]
+    drawn: Drawn
+    explored: Tensor  # bool [rows]
+    sound: Tensor  # bool [rows]
+
+    def inside(self, group: Group | Contrast | Distilled | Typical) -> Tensor:
+        """int64 [m], the group's rows that are in their span now."""
+        return group.rows if group.everywhere else group.rows[self.state.thinking[group.rows]]
+
+
+def choose(
+    parts: ModelParts, logits: Tensor, final: Tensor, taps: dict[int, Tensor], state: RowState, plan: Plan
+) -> Chosen:
+    """Draw each row's token, and move codes and distillers on.
+
+    Args:
+        logits: float32 [rows, vocab], the final layer's.
+        final: [rows or more, hidden], the states that they come from.
+        taps: Residual streams [rows or more, hidden] by the number of blocks behind them.
+    """
+    rows = plan.rows
+    shifted = logits - logits.amax(-1, keepdim=True)  # [rows, vocab]
+    weights = shifted.exp()
+    total = row_sum(weights)
+    # A banned token's logit is -inf, and its share of the entropy 0.
+    entropy = (total.log() - row_sum(weights.mul_(shifted.clamp(min=_LEAST))) / total).float()
+    sound = entropy.isfinite()
+    if not bool(sound.all()):
+        shifted = torch.where(sound[:, None], shifted, 0.0)  # something to draw from; the engine drops the row
+    u, coded = state.numbers(rows)
+    step = _Step(
+        parts=parts,
+        state=state,
+        logits=_penalised(logits, shifted, state, plan),
+        taps=taps,
+        final=final,
+        temperature=plan.plain.temperature,
+        u=u,
+        gate=uniform(state.seed[:rows], state.position[:rows] + 1, DRAW_GATE),
+        drawn=nothing_drawn(u),
+        explored=torch.zeros_like(sound),
+        sound=sound,
+    )
+    for contrast in plan.contrasts:
+        _contrast(step, contrast)
+    if plan.needs_plain:
+        step.drawn = sample_plain(step.logits, plan.plain, u)
+    for typical in plan.typical:
+        law = warped(step.logits[typical.rows], typical.filters).softmax(-1)
+        put(step.drawn, typical.rows, lay(law, u[typical.rows]))
+    for distilled in plan.distilled:
+        _distilled(step, distilled)
+    for group in plan.groups:
+        _explore(step, group)
+    state.follow(step.drawn, coded)
+    token = step.drawn.token
+    final_logprob = shifted.gather(1, token[:, None]).squeeze(1) - total.log().float()
+    return Chosen(
+        token, step.drawn.logprob, final_logprob, entropy, total.float().reciprocal(), step.explored, step.sound
+    )
+
+
+def _penalised(logits: Tensor, shifted: Tensor, state: RowState, plan: Plan) -> Tensor:
+    """Repetition penalties look at a logit's sign, so they come before the shift that makes the largest 0."""
+    if plan.penalty is None:
+        return shifted
+    finite = torch.where(logits.isfinite(), logits, shifted)
+    changed = penalise(finite, state.seen[: plan.rows], plan.penalty)
+    changed = changed - changed.amax(-1, keepdim=True)
+    return torch.where((plan.penalty != 1.0)[:, None], changed, shifted)
+
+
+def _contrast(step: _Step, group: Contrast) -> None:
+    """Put DoLa's scores in the logits' place, for whatever samples after it."""
+    rows = step.inside(group)
+    if len(rows) == 0:
+        return
+    states = torch.stack([step.taps[after][rows] for after in group.blocks], 1)  # [m, layers, hidden]
+    layers = len(group.blocks)
+    tile = max(1, _TILE_BYTES // (4 * step.parts.vocab * layers))
+    pieces = []
+    for start in range(0, len(rows), tile):
+        part = states[start : start + tile]
+        early = _head_of(step.parts, step.parts.norm(part.flatten(0, 1))).view(len(part), layers, -1)
+        scores, _ = contrasted(step.logits[rows[start : start + tile]], early, group.contrast.plausibility)
+        pieces.append(scores - scores.amax(-1, keepdim=True))
+    found = torch.cat(pieces)
+    finite = ~found.isnan().any(-1)
+    step.sound[rows] &= finite
+    step.logits = step.logits.index_copy(0, rows, torch.where(finite[:, None], found, step.logits[rows]))
+
+
+def _head_of(parts: ModelParts, states: Tensor) -> Tensor:
+    """float32 [n, vocab] logits of states [n, hidden], n padded so that a row's result doesn't depend on it."""
+    n = len(states)
+    padded = round_up(n, row_multiple(states.device))
+    if padded > n:
+        states = torch.cat([states, states.new_zeros(padded - n, states.shape[1])])
+    return parts.head(states)[:n].float()
+
+
+def _distilled(step: _Step, group: Distilled) -> None:
+    """Draw from z' = (1 + β) z - β W f(h) on the filtered candidates, and train each row's own distiller."""
+    rows = step.inside(group)
+    if len(rows) == 0:
+        return
+    settings, state = group.distiller, step.state
+    trained = state.distillers[settings.rank][rows]  # [m, hidden, rank]
+    projection = random_projection(settings.rank, trained.shape[1], trained.device)
+    foreseen, features = foresee(projection, trained, step.taps[1][rows].float())
+    other = _head_of(step.parts, foreseen.to(step.parts.dtype))
+    kept = warped(step.logits[rows], group.filters).isfinite()
+    moved = (1 + settings.beta) * step.logits[rows] - settings.beta * other
+    scaled = torch.where(kept, moved, float("-inf")) / group.filters[0]
+    finite = ~(scaled.isnan() | scaled.isposinf()).any(-1)
+    step.sound[rows] &= finite
+    law = torch.where(finite[:, None], scaled, step.logits[rows]).softmax(-1)
+    put(step.drawn, rows, lay(law, step.u[rows]))
+    # A row that is not sound is dropped or turned back: it must not have taught its distiller anything.
+    error = torch.where(step.sound[rows, None], step.final[rows].float() - foreseen, 0.0)
+    features = torch.where(step.sound[rows, None], features, 1.0)
+    state.distillers[settings.rank][rows] = distil(trained, features, error, settings.rate)
+
+
+def _explore(step: _Step, group: Group) -> None:
+    """Draw from LED's law, P = stay · p̂0 + (1 - stay) · q, for the group's rows that are in their span."""
+    rows = step.inside(group)
+    if len(rows) == 0:
+        return
+    exploration, temperature = group.exploration, step.temperature[rows]
+    scaled = step.logits[rows] / temperature[:, None]  # [m, vocab]
+    top = scaled.topk(exploration.top_k, -1)  # [m, k]
+    p0 = (top.values.double() - scaled.logsumexp(-1, keepdim=True).double()).exp()  # [m, k]
+    law = p0 / p0.sum(-1, keepdim=True)
+    stay = p0[:, 0] if exploration.exploit else torch.zeros_like(p0[:, 0])
+    u = step.u[rows]
+    sure = stay * law[:, 0]  # below it, u draws the most probable token whatever q is
+    if exploration.depths == 1:
+        wanted = torch.zeros_like(rows, dtype=torch.bool)
+    elif exploration.gate_first:
+        wanted = step.gate[rows] < 1 - stay
+    else:
+        wanted = (u >= sure) | (1 - stay > _SURE)
+    which = wanted.nonzero().squeeze(1)
+    share = torch.zeros_like(u)  # of the drawn token's probability, how much comes from q
+    q = law
+    if len(which):
+        found = _explored(step, group, rows[which], top.indices[which], temperature[which], p0[which], law[which])
+        q = law.index_copy(0, which, found)
+        weight = torch.ones_like(stay) if exploration.gate_first else 1 - stay
+        mixed = (1 - weight)[:, None] * law + weight[:, None] * q
+        law = torch.where(wanted[:, None], mixed, law)
+    drawn = lay_ordered(law, u)
+    index = drawn.token[:, None]
+    if exploration.gate_first:
+        explores = wanted
+    else:
+        share = (1 - stay) * (q.gather(1, index) / law.gather(1, index)).squeeze(1)
+        explores = wanted & (step.gate[rows] < share)
+        if exploration.depths > 1:
+            drawn = _surely(drawn, ~wanted, u, sure)
+    token = top.indices.gather(1, index).squeeze(1)
+    if not group.everywhere:  # the closing tag's probability was held: drawing it is no exploration
+        explores = explores & (token != step.state.closing(rows))
+    put(step.drawn, rows, Drawn(token, drawn.logprob, drawn.code, drawn.width))
+    step.explored[rows] = explores
+
+
+def _surely(drawn: Drawn, rows: Tensor, u: Tensor, sure: Tensor) -> Drawn:
+    """Where u lay in the part of the top token's interval that needs no q, the code goes on inside that part."""
+    width = torch.where(rows, sure, drawn.width)
+    code = torch.where(rows, u / sure.clamp(min=torch.finfo(u.dtype).tiny), drawn.code)
+    return Drawn(drawn.token, torch.where(rows, sure.log().float(), drawn.logprob), code, width)
+
+
+def _explored(
+    step: _Step, group: Group, rows: Tensor, ids: Tensor, temperature: Tensor, p0: Tensor, law: Tensor
+) -> Tensor:
+    """The explored distribution q of some rows over their candidates, float64 [e, k]; the row's own law where q is
+    not finite, and the row is then unsound."""
+    states = torch.stack([step.taps[after][rows] for after in group.blocks], 1)  # [e, d-1, hidden]
+    below = _posteriors(step.parts, states, ids, temperature, group.exploration.norm)
+    allowed = step.logits[rows].gather(1, ids).isneginf().logical_not()
+    q, _ = explored_law(torch.cat([p0[:, None], below.double()], 1), allowed)
+    if not group.everywhere:
+        q = hold(q, law, ids == step.state.closing(rows)[:, None])
+    finite = q.isfinite().all(-1)
+    step.sound[rows] &= finite
+    return torch.where(finite[:, None], q, law)
+
+
+def _posteriors(parts: ModelParts, states: Tensor, ids: Tensor, temperature: Tensor, norm: str) -> Tensor:
+    """Probabilities of the candidates under the shallower states, over the whole vocabulary.
+
+    Args:
+        states: [e, d-1, hidden].
+        ids: int64 [e, k].
+        temperature: float32 [e].
+
+    Returns:
+        float32 [e, d-1, k].
+    """
+    explorers, below, width = states.shape
+    flat = states.reshape(-1, width)
+    multiple = row_multiple(states.device)
+    tile = max(multiple, _TILE_BYTES // (4 * parts.vocab) // multiple * multiple)
+    wanted = ids.repeat_interleave(below, 0)  # [e * (d-1), k]
+    warmth = temperature.repeat_interleave(below)[:, None]
+    found = []
+    for start in range(0, len(flat), tile):
+        piece = flat[start : start + tile]
+        logits = _head_of(parts, parts.norm(piece) if norm == "final" else piece) / warmth[start : start + tile]
+        logits -= logits.amax(-1, keepdim=True)
+        picked = logits.gather(1, wanted[start : start + tile])
+        # Below -80 a weight is nothing next to the largest, 1; unnormed states have logits of thousands, and exp of
+        # those is many times slower.
+        found.append(picked.exp() / logits.clamp_(min=-80.0).exp_().sum(-1, keepdim=True))
+    return torch.cat(found).view(explorers, below, -1)
