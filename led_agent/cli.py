@@ -24,6 +24,9 @@ from rich.table import Table
 from rich.text import Text
 
 import led_agent
+from led_agent.diagnose import default_problems
+from led_agent.diagnose import diagnose as run_diagnosis
+from led_agent.diagnosis_view import check_plot, plot_diagnosis, render_diagnosis, stages
 from led_agent.errors import LedError, MachineError, UsageError, explain
 from led_agent.journal import Journal, read_trees
 from led_agent.models import default_model, embedded_refusal, is_embedded, known_models
@@ -63,7 +66,8 @@ DecodingName = Annotated[
     typer.Option(
         "--decoding",
         "-d",
-        help="led.paper, led.official, plain or greedy; settings follow a colon: led.paper:depths=4,temperature=1.0",
+        help="led.paper, led.official, noise, dola, esamp, plain or greedy; settings follow a colon: "
+        "led.paper:depths=4,temperature=1.0,noise=0.05,guard=true",
         show_default="led.paper over the last quarter of the model",
     ),
 ]
@@ -280,6 +284,55 @@ def show(
         raise UsageError(f"{journal} has no problem {problem!r}; it has {', '.join(list(trees)[:20])}")
     for tree in [trees[problem]] if problem is not None else trees.values():
         _print_tree(tree, TreeFormat.json if as_json else form, full=full)
+
+
+@app.command()
+def diagnose(
+    model: Annotated[str, typer.Argument(help="Alias, folder or hub id. See `led-agent models`.")],
+    problems: Annotated[
+        Path | None,
+        typer.Option(
+            help="JSONL, a problem a line; where there are answers, accuracy is measured, too.",
+            show_default="puzzles for the embedded model, word problems for others",
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many problems.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Branches a problem and temperature.")] = 4,
+    max_tokens: MaxTokens = 128,
+    plot: Annotated[Path | None, typer.Option(help="Draw a picture into this file: .png, .svg or .pdf.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    slots: Slots = 16,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Measure a model's entropy by depth, and say whether LED can be expected to help it, and with which settings.
+
+    The exit code is 0 whatever is recommended, and 2 where a line of the problems file is no problem.
+    """
+    if plot is not None:
+        check_plot(plot)
+    asked, bad = read_problems(problems) if problems is not None else (default_problems(model), [])
+    if problems is not None:
+        _name_bad_lines(problems, bad)
+    try:
+        with stages(_err, quiet=quiet) as progress:
+            found = run_diagnosis(
+                model, asked[:limit], samples=samples, max_tokens=max_tokens, seed=seed, device=device, dtype=dtype,
+                slots=slots, progress=progress,
+            )  # fmt: skip
+    except KeyboardInterrupt:  # typer would exit without a word
+        _err.print("interrupted; what was measured so far is dropped")
+        raise typer.Exit(INTERRUPTED) from None
+    if as_json:
+        _print_json(found.model_dump(mode="json"))
+    else:
+        _out.print(render_diagnosis(found))
+    if plot is not None:
+        plot_diagnosis(found, plot)
+    raise typer.Exit(2 if bad else 0)
 
 
 @app.command()

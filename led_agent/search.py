@@ -26,7 +26,7 @@ from led_agent.solution import Solution
 from led_agent.tree import Tree
 from led_agent.types import Budget, Decoding, Problem
 
-__all__ = ["Observer", "Search", "SearchOptions", "as_problem", "solve", "solve_many"]
+__all__ = ["DefaultVerifiers", "Observer", "Search", "SearchOptions", "as_problem", "solve", "solve_many"]
 
 
 class SearchOptions(TypedDict, total=False):
@@ -109,7 +109,7 @@ class Search:
                 raise UsageError(f"{name} is a {kind.__name__}; found {given!r}")
         self.model = model
         self.strategy = _checked_strategy(strategy if strategy is not None else _default_strategy())
-        self._default = _DefaultVerifiers() if verifiers is None else None
+        self._default = DefaultVerifiers() if verifiers is None else None
         self.verifiers = self._default.all if self._default else _checked_verifiers(verifiers or ())
         self.decoding = decoding
         self.budget = budget if budget is not None else Budget()
@@ -289,7 +289,7 @@ def default_depths(blocks: int) -> int:
     return min(8, max(2, blocks // 4 + 1), blocks)
 
 
-class _DefaultVerifiers:
+class DefaultVerifiers:
     """The verifiers that a problem calls for where none are named."""
 
     def __init__(self) -> None:
