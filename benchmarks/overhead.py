@@ -1,9 +1,10 @@
-"""What each way of decoding costs: tokens a second over those of plain sampling, in interleaved pairs.
+"""What each way of decoding costs: tokens a second over those of plain sampling, interleaved.
 
-    python -m benchmarks.overhead --model smollm2 --pairs 5 --out overhead.json
+    python -m benchmarks.overhead --model smollm2 --rounds 5 --out overhead.json
 
-Every pair times plain decoding and one law one after the other on the same engine, prompt and number of branches,
-without prefill: both grow from the same cached prompt. Branches are kept from ending early.
+In every round each law is timed once, and plain decoding before and after every third of them: a law's ratio is to the
+mean of the two plain timings around it. All grow from the same cached prompt, so prefill is left out; branches are kept
+from ending early. The whole call is timed, what is done at a branch's end included.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ PROMPT = (
     "everything? Think about it step by step, and write the answer in the end."
 )
 
+_THIRD = 5  # laws between two plain timings
+
 
 def laws(t: float) -> dict[str, Decoding]:
     """The laws compared, all inside the whole output."""
@@ -36,22 +39,18 @@ def laws(t: float) -> dict[str, Decoding]:
     return {
         "plain, stratified siblings": Decoding.plain(t),
         "plain, top-p 0.95": Decoding.plain(t, top_p=0.95).replace(siblings="independent"),
-        "plain, typical 0.95": Decoding.plain(t, typical_p=0.95).replace(siblings="independent"),
         "plain, guarded": Decoding.plain(t).replace(siblings="independent", guard=quiet),
         "LED paper": led,
         "LED paper, gate first": Decoding.led("paper", temperature=t, span="all", gate_first=True),
         "LED paper, every row explores": Decoding.led("paper", temperature=t, span="all", exploit=False),
         "LED official": Decoding.led("official", temperature=t, span="all"),
-        "LED official, gate first": Decoding.led("official", temperature=t, span="all", gate_first=True),
         "noise": noise,
-        "noise, tangent": Decoding.noise(0.05, temperature=t, span="all", tangent=True),
         "noise, orthogonal, held for a step": Decoding.noise(
             0.05, temperature=t, span="all", orthogonal=True, hold="step"
         ),
         "noise, guarded": noise.replace(guard=quiet),
         "LED paper + noise": led.replace(latent_noise=LatentNoise(sigma=0.05)),
         "DoLa low": Decoding.dola("low", temperature=t),
-        "DoLa high": Decoding.dola("high", temperature=t),
         "ESamp": Decoding.esamp(temperature=t, span="all"),
     }
 
@@ -80,22 +79,24 @@ class Bench:
         return tokens / seconds, sum(sum(b.explored) for b in done) / tokens
 
 
-def measure(bench: Bench, t: float, pairs: int) -> dict[str, Any]:
-    """Ratios of each law, pair by pair."""
+def measure(bench: Bench, t: float, rounds: int) -> dict[str, Any]:
+    """Ratios of each law, round by round."""
     plain = Decoding.plain(t).replace(siblings="independent")
-    bench.rate(plain)
-    found: dict[str, Any] = {}
+    named = list(laws(t).items())
+    thirds = [named[i : i + _THIRD] for i in range(0, len(named), _THIRD)]
+    found: dict[str, Any] = {name: {"ratios": [], "explored": 0.0} for name, _ in named}
     rates = []
-    for name, law in laws(t).items():
+    for law in (plain, *dict(named).values()):
         bench.rate(law)  # warm up: what it allocates
-        ratios, explored = [], 0.0
-        for _ in range(pairs):
-            base, (rate, explored) = bench.rate(plain)[0], bench.rate(law)
-            ratios.append(rate / base)
-            rates.append(base)
-        found[name] = {"ratios": ratios, "explored": explored}
-        told = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} … {max(ratios):.2f})"
-        print(f"B={bench.branches} {name}: {told}, explored {explored:.2f}", flush=True)
+    for _ in range(rounds):
+        rates.append(bench.rate(plain)[0])
+        for third in thirds:
+            timed = {name: bench.rate(law) for name, law in third}
+            rates.append(bench.rate(plain)[0])
+            for name, (rate, explored) in timed.items():
+                found[name]["ratios"].append(rate / statistics.mean(rates[-2:]))
+                found[name]["explored"] = explored
+        print(f"B={bench.branches}: plain {rates[-1]:.1f} tokens/s", flush=True)
     return {"plain": rates, "laws": found}
 
 
@@ -119,14 +120,14 @@ def table(found: dict[str, dict[str, Any]]) -> str:
 def main(
     model: Annotated[str, typer.Option(help="Alias, folder or hub id.")] = "smollm2",
     temperature: Annotated[float, typer.Option(help="Of every law.")] = 0.6,
-    pairs: Annotated[int, typer.Option(help="Interleaved pairs a law.")] = 5,
+    rounds: Annotated[int, typer.Option(help="In which each law is timed once.")] = 5,
     batches: Annotated[str, typer.Option(help="Branches at a time.")] = "1,8,32",
+    new: Annotated[int, typer.Option(help="Tokens a branch.")] = 24,
     out: Annotated[Path | None, typer.Option(help="Where to keep all ratios.")] = None,
 ) -> None:
     found = {}
     for branches in map(int, batches.split(",")):
-        # As many tokens as make a timing of a second or two.
-        found[str(branches)] = measure(Bench(model, branches, 32 if branches < 32 else 16), temperature, pairs)
+        found[str(branches)] = measure(Bench(model, branches, new), temperature, rounds)
     if out is not None:
         out.write_text(json.dumps({"model": model, "temperature": temperature, "found": found}))
     print(table(found))

@@ -1,10 +1,11 @@
 """LED as the engine draws it against the exact law, as tables.
 
-    python -m benchmarks.parity --model smollm2
+    python -m benchmarks.parity
 
-First, log-probabilities that branches record against those of the same weights in float64, whole sequences forwarded
-by transformers with ``output_hidden_states``, through ``exploration_law``. Second, 102,400 draws of one position
-against the law of that position: chi-square, its degrees of freedom, and the chance of as large a one.
+First, on SmolLM2, log-probabilities that branches record against those of the same weights in float64, whole sequences
+forwarded by transformers with ``output_hidden_states``, through ``exploration_law``. Second, on the embedded model,
+102,400 draws of one position against the law of that position: chi-square, its degrees of freedom, and the chance of as
+large a one.
 """
 
 from __future__ import annotations
@@ -69,27 +70,31 @@ def frequencies(engine: Engine, double: torch.nn.Module) -> None:
     """Print the second table."""
     print("| T | d | k | gate first | chi-square | degrees of freedom | p |")
     print("|" + " --- |" * 7)
-    ids = engine.parts.tokenizer.encode(PROMPTS[2], add_special_tokens=False)
+    ids = engine.parts.tokenizer.encode("3 20 5 = 35 <think>", add_special_tokens=False)
     for temperature, depths, top_k, gate_first in itertools.product((0.6, 1.0, 1.5), (2, 8), (8, 40), (False, True)):
         decoding = Decoding.led(depths=depths, top_k=top_k, temperature=temperature, span="all", gate_first=gate_first)
         assert decoding.exploration is not None
-        drawn = draw_position(engine.parts, ids, decoding, "all", piece=1600)
+        drawn = draw_position(engine.parts, ids, decoding, "all")
         chi2, freedom = chi_square(drawn.token, true_law(double, ids, decoding.exploration, temperature))
         p = float(torch.special.gammaincc(torch.tensor(freedom / 2), torch.tensor(chi2 / 2)))
         print(f"| {temperature} | {depths} | {top_k} | {gate_first} | {chi2:.1f} | {freedom} | {p:.3f} |", flush=True)
 
 
 def main(
-    model: Annotated[str, typer.Option(help="Alias, folder or hub id.")] = "smollm2",
     samples: Annotated[int, typer.Option(help="Branches a prompt and setting.")] = 4,
     new: Annotated[int, typer.Option(help="Tokens a branch.")] = 12,
 ) -> None:
+    engine, double = loaded("smollm2")
+    log_probabilities(engine, double, samples, new)
+    frequencies(*loaded("countdown"))
+
+
+def loaded(model: str) -> tuple[Engine, torch.nn.Module]:
+    """The engine, and the same weights in float64."""
     path = locate(model)
     weights = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
     double = copy.deepcopy(weights).double()
-    engine = Engine(ModelParts.of(weights, AutoTokenizer.from_pretrained(path)), slots=16)
-    log_probabilities(engine, double, samples, new)
-    frequencies(engine, double)
+    return Engine(ModelParts.of(weights, AutoTokenizer.from_pretrained(path)), slots=16), double
 
 
 if __name__ == "__main__":

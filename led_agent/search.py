@@ -59,7 +59,7 @@ class Search:
             rejects or fails and at least one accepts. None is what each problem calls for: ``countdown()`` where it
             is a Countdown puzzle, else ``math_answer()`` where it has a reference answer, else none.
         decoding: How tokens are chosen; by default LED with the paper's settings over the last quarter of the
-            model's blocks, the paper's 8 posteriors at most.
+            model's blocks, the paper's 8 posteriors at most, the gate drawn first (``DepthExploration.gate_first``).
         budget: What each problem may spend.
         seed: Of everything random.
         cluster: None runs in this process.
@@ -262,7 +262,8 @@ class Search:
         if self.decoding is not None:
             return self.decoding
         blocks = getattr(self.decoder, "n_blocks", None)
-        return Decoding.led("paper", depths=default_depths(blocks) if blocks else None)
+        # A search ranks branches by the model's own posterior: LED's own log-probabilities would be paid for in vain.
+        return Decoding.led("paper", depths=default_depths(blocks) if blocks else None, gate_first=True)
 
 
 def _checked_strategy(given: Strategy) -> Strategy:

@@ -237,7 +237,7 @@ def test_the_default_decoding_explores_the_last_quarter_of_the_model(n_blocks: i
     decoder = ScriptedDecoder([WRONG])
     decoder.n_blocks = n_blocks  # type: ignore[attr-defined]
     solve(PROBLEM, decoder=decoder, strategy=BestOfN(1))
-    assert decoder.requests[0].decoding == Decoding.led("paper", depths=depths)
+    assert decoder.requests[0].decoding == Decoding.led("paper", depths=depths, gate_first=True)
 
 
 def test_a_problem_may_be_text_or_chat() -> None:

@@ -16,6 +16,7 @@ import torch.nn.functional as F  # noqa: N812  (the name everybody knows it by)
 from torch import Tensor
 
 __all__ = [
+    "BELOW_ONE",
     "DRAW_GATE",
     "DRAW_RESEED",
     "DRAW_SHIFT",
@@ -38,7 +39,7 @@ DRAW_GATE, DRAW_TOKEN, DRAW_NOISE, DRAW_SHIFT, DRAW_RESEED = 0, 1, 2, 3, 15
 _DRAWS = 16  # draws set aside for each position
 _BLOCK = 256  # tokens per block of the two-level inverse CDF
 _HEAD = 128  # tokens that are laid by probability before the rest is laid by id
-_BELOW_ONE = 1.0 - 2.0**-53
+BELOW_ONE = 1.0 - 2.0**-53
 _NUCLEUS = 1024  # how many tokens a top-p search looks at before it sorts the whole vocabulary
 
 
@@ -247,7 +248,7 @@ def lay(weights: Tensor, u: Tensor) -> Drawn:
         which, edge = beyond[some], sums[beyond[some], -1]
         token[which], low[which], width[which] = _interval(rest[some], behind[some], target[which] - edge)
         low[which] += edge
-    code = ((target - low) / width).clamp(0.0, _BELOW_ONE)
+    code = ((target - low) / width).clamp(0.0, BELOW_ONE)
     return Drawn(token, (width / total).log().float(), code, width / total)
 
 
@@ -257,7 +258,7 @@ def lay_ordered(weights: Tensor, u: Tensor) -> Drawn:
     total = sums[:, -1]
     target = (u * total).minimum(torch.nextafter(total, torch.zeros_like(total)))
     index, low, width = _interval(weights, sums, target)
-    code = ((target - low) / width).clamp(0.0, _BELOW_ONE)
+    code = ((target - low) / width).clamp(0.0, BELOW_ONE)
     return Drawn(index, (width / total).log().float(), code, width / total)
 
 

@@ -14,6 +14,7 @@ from led_agent.decoding.contrast import contrasted, distil, foresee, random_proj
 from led_agent.decoding.exploration import explored_law, hold
 from led_agent.decoding.processors import penalise, warped
 from led_agent.decoding.sampling import (
+    BELOW_ONE,
     DRAW_GATE,
     Drawn,
     lay,
@@ -74,6 +75,7 @@ class _Step:
     final: Tensor  # [rows or more, hidden], the final states, normed
     temperature: Tensor  # float32 [rows]
     u: Tensor  # float64 [rows]
+    coded: Tensor  # bool [rows], where u is a sibling's code
     gate: Tensor  # float64 [rows]
     drawn: Drawn
     explored: Tensor  # bool [rows]
@@ -112,6 +114,7 @@ def choose(
         final=final,
         temperature=plan.plain.temperature,
         u=u,
+        coded=coded,
         gate=uniform(state.seed[:rows], state.position[:rows] + 1, DRAW_GATE),
         drawn=nothing_drawn(u),
         explored=torch.zeros_like(sound),
@@ -198,48 +201,68 @@ def _distilled(step: _Step, group: Distilled) -> None:
     state.distillers[settings.rank][rows] = distil(trained, features, error, settings.rate)
 
 
+@dataclass(frozen=True)
+class _Candidates:
+    """Of LED's rows, what the final layer says: [m, k] by candidate, the most probable first, or [m] by row."""
+
+    rows: Tensor  # int64 [m]
+    ids: Tensor  # int64 [m, k]
+    temperature: Tensor  # float32 [m]
+    p0: Tensor  # float64 [m, k], over the whole vocabulary
+    plain: Tensor  # float64 [m, k], p0 renormalised
+    stay: Tensor  # float64 [m], the chance of not exploring
+    u: Tensor  # float64 [m]
+
+
 def _explore(step: _Step, group: Group) -> None:
     """Draw from LED's law, P = stay · p̂0 + (1 - stay) · q, for the group's rows that are in their span."""
     rows = step.inside(group)
     if len(rows) == 0:
         return
-    exploration, temperature = group.exploration, step.temperature[rows]
+    temperature = step.temperature[rows]
     scaled = step.logits[rows] / temperature[:, None]  # [m, vocab]
-    top = scaled.topk(exploration.top_k, -1)  # [m, k]
+    top = scaled.topk(group.exploration.top_k, -1)  # [m, k]
     p0 = (top.values.double() - scaled.logsumexp(-1, keepdim=True).double()).exp()  # [m, k]
-    law = p0 / p0.sum(-1, keepdim=True)
-    stay = p0[:, 0] if exploration.exploit else torch.zeros_like(p0[:, 0])
-    u = step.u[rows]
-    sure = stay * law[:, 0]  # below it, u draws the most probable token whatever q is
-    if exploration.depths == 1:
-        wanted = torch.zeros_like(rows, dtype=torch.bool)
-    elif exploration.gate_first:
-        wanted = step.gate[rows] < 1 - stay
-    else:
-        wanted = (u >= sure) | (1 - stay > _SURE)
-    which = wanted.nonzero().squeeze(1)
-    share = torch.zeros_like(u)  # of the drawn token's probability, how much comes from q
-    q = law
-    if len(which):
-        found = _explored(step, group, rows[which], top.indices[which], temperature[which], p0[which], law[which])
-        q = law.index_copy(0, which, found)
-        weight = torch.ones_like(stay) if exploration.gate_first else 1 - stay
-        mixed = (1 - weight)[:, None] * law + weight[:, None] * q
-        law = torch.where(wanted[:, None], mixed, law)
-    drawn = lay_ordered(law, u)
-    index = drawn.token[:, None]
-    if exploration.gate_first:
-        explores = wanted
-    else:
-        share = (1 - stay) * (q.gather(1, index) / law.gather(1, index)).squeeze(1)
-        explores = wanted & (step.gate[rows] < share)
-        if exploration.depths > 1:
-            drawn = _surely(drawn, ~wanted, u, sure)
-    token = top.indices.gather(1, index).squeeze(1)
+    stay = p0[:, 0] if group.exploration.exploit else torch.zeros_like(p0[:, 0])
+    if group.exploration.depths == 1:
+        stay = torch.ones_like(stay)
+    of = _Candidates(rows, top.indices, temperature, p0, p0 / p0.sum(-1, keepdim=True), stay, step.u[rows])
+    drawn, explores = _by_gate(step, group, of) if group.exploration.gate_first else _by_mixture(step, group, of)
+    token = of.ids.gather(1, drawn.token[:, None]).squeeze(1)
     if not group.everywhere:  # the closing tag's probability was held: drawing it is no exploration
         explores = explores & (token != step.state.closing(rows))
     put(step.drawn, rows, Drawn(token, drawn.logprob, drawn.code, drawn.width))
     step.explored[rows] = explores
+
+
+def _by_mixture(step: _Step, group: Group, of: _Candidates) -> tuple[Drawn, Tensor]:
+    """Draw from P itself: q is needed of every row but those whose u draws the most probable token whatever q is, and
+    whose P(v) is that of the final layer to within ``_SURE``. Whether a token was explored is drawn given the token."""
+    sure = of.stay * of.plain[:, 0]
+    wanted = (of.u >= sure) | (1 - of.stay > _SURE)
+    if group.exploration.depths == 1:
+        wanted = torch.zeros_like(wanted)
+    q = _explored(step, group, of, wanted)
+    stay = of.stay[:, None]
+    law = torch.where(wanted[:, None], stay * of.plain + (1 - stay) * q, of.plain)
+    drawn = lay_ordered(law, of.u)
+    index = drawn.token[:, None]
+    share = (1 - of.stay) * (q.gather(1, index) / law.gather(1, index)).squeeze(1)  # of P(v), what comes from q
+    if group.exploration.depths > 1:
+        drawn = _surely(drawn, ~wanted, of.u, sure)
+    return drawn, wanted & (step.gate[of.rows] < share)
+
+
+def _by_gate(step: _Step, group: Group, of: _Candidates) -> tuple[Drawn, Tensor]:
+    """Draw the gate, then from p̂0 or from q. A stratified sibling's gate is the first part of its code, so that as many
+    of the siblings explore as should."""
+    coded = step.coded[of.rows]
+    explores = torch.where(coded, of.u >= of.stay, step.gate[of.rows] < 1 - of.stay)
+    chance = torch.where(explores, 1 - of.stay, of.stay)
+    rest = torch.where(explores, of.u - of.stay, of.u) / chance
+    drawn = lay_ordered(_explored(step, group, of, explores), torch.where(coded, rest.clamp(0.0, BELOW_ONE), of.u))
+    width = torch.where(coded, chance * drawn.width, drawn.width)
+    return Drawn(drawn.token, drawn.logprob, drawn.code, width), explores
 
 
 def _surely(drawn: Drawn, rows: Tensor, u: Tensor, sure: Tensor) -> Drawn:
@@ -249,20 +272,22 @@ def _surely(drawn: Drawn, rows: Tensor, u: Tensor, sure: Tensor) -> Drawn:
     return Drawn(drawn.token, torch.where(rows, sure.log().float(), drawn.logprob), code, width)
 
 
-def _explored(
-    step: _Step, group: Group, rows: Tensor, ids: Tensor, temperature: Tensor, p0: Tensor, law: Tensor
-) -> Tensor:
-    """The explored distribution q of some rows over their candidates, float64 [e, k]; the row's own law where q is
-    not finite, and the row is then unsound."""
+def _explored(step: _Step, group: Group, of: _Candidates, wanted: Tensor) -> Tensor:
+    """The explored distribution q of the wanted rows over their candidates, and p̂0 of the others, float64 [m, k]. A
+    row whose q is not finite is unsound, and keeps p̂0."""
+    which = wanted.nonzero().squeeze(1)
+    if len(which) == 0:
+        return of.plain
+    rows, ids, plain = of.rows[which], of.ids[which], of.plain[which]
     states = torch.stack([step.taps[after][rows] for after in group.blocks], 1)  # [e, d-1, hidden]
-    below = _posteriors(step.parts, states, ids, temperature, group.exploration.norm)
+    below = _posteriors(step.parts, states, ids, of.temperature[which], group.exploration.norm)
     allowed = step.logits[rows].gather(1, ids).isneginf().logical_not()
-    q, _ = explored_law(torch.cat([p0[:, None], below.double()], 1), allowed)
+    q, _ = explored_law(torch.cat([of.p0[which, None], below.double()], 1), allowed)
     if not group.everywhere:
-        q = hold(q, law, ids == step.state.closing(rows)[:, None])
+        q = hold(q, plain, ids == step.state.closing(rows)[:, None])
     finite = q.isfinite().all(-1)
     step.sound[rows] &= finite
-    return torch.where(finite[:, None], q, law)
+    return of.plain.index_copy(0, which, torch.where(finite[:, None], q, plain))
 
 
 def _posteriors(parts: ModelParts, states: Tensor, ids: Tensor, temperature: Tensor, norm: str) -> Tensor:
