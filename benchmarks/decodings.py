@@ -33,9 +33,9 @@ MODES = ("stratified", "independent")
 def laws() -> dict[str, Decoding]:
     """The laws compared, by name."""
     found = {f"plain, T={t}": Decoding.plain(t) for t in (0.6, 1.0, 1.2)}
+    found["LED paper, d=4, gate first, T=0.6"] = Decoding.led("paper", depths=4, temperature=0.6, gate_first=True)
     for t in (0.6, 1.0):
         found |= {f"LED paper, d={d}, T={t}": Decoding.led("paper", depths=d, temperature=t) for d in (2, 3, 4, 8)}
-        found[f"LED paper, d=4, gate first, T={t}"] = Decoding.led("paper", depths=4, temperature=t, gate_first=True)
         found[f"LED official, d=8, T={t}"] = Decoding.led("official", temperature=t)
         found |= {f"noise σ={s}, T={t}": Decoding.noise(s, temperature=t) for s in (0.02, 0.05, 0.1)}
         both = Decoding.led("paper", depths=4, temperature=t).replace(latent_noise=LatentNoise(sigma=0.05))

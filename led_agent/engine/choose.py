@@ -14,7 +14,6 @@ from led_agent.decoding.contrast import contrasted, distil, foresee, random_proj
 from led_agent.decoding.exploration import explored_law, hold
 from led_agent.decoding.processors import penalise, warped
 from led_agent.decoding.sampling import (
-    BELOW_ONE,
     DRAW_GATE,
     Drawn,
     lay,
@@ -75,7 +74,6 @@ class _Step:
     final: Tensor  # [rows or more, hidden], the final states, normed
     temperature: Tensor  # float32 [rows]
     u: Tensor  # float64 [rows]
-    coded: Tensor  # bool [rows], where u is a sibling's code
     gate: Tensor  # float64 [rows]
     drawn: Drawn
     explored: Tensor  # bool [rows]
@@ -114,7 +112,6 @@ def choose(
         final=final,
         temperature=plan.plain.temperature,
         u=u,
-        coded=coded,
         gate=uniform(state.seed[:rows], state.position[:rows] + 1, DRAW_GATE),
         drawn=nothing_drawn(u),
         explored=torch.zeros_like(sound),
@@ -254,15 +251,10 @@ def _by_mixture(step: _Step, group: Group, of: _Candidates) -> tuple[Drawn, Tens
 
 
 def _by_gate(step: _Step, group: Group, of: _Candidates) -> tuple[Drawn, Tensor]:
-    """Draw the gate, then from p̂0 or from q. A stratified sibling's gate is the first part of its code, so that as many
-    of the siblings explore as should."""
-    coded = step.coded[of.rows]
-    explores = torch.where(coded, of.u >= of.stay, step.gate[of.rows] < 1 - of.stay)
-    chance = torch.where(explores, 1 - of.stay, of.stay)
-    rest = torch.where(explores, of.u - of.stay, of.u) / chance
-    drawn = lay_ordered(_explored(step, group, of, explores), torch.where(coded, rest.clamp(0.0, BELOW_ONE), of.u))
-    width = torch.where(coded, chance * drawn.width, drawn.width)
-    return Drawn(drawn.token, drawn.logprob, drawn.code, width), explores
+    """Draw the gate by the branch's own number, then from p̂0 or from q. Where a sibling's code were to draw the gate as
+    well, those that take the same token by different gates would be torn apart."""
+    explores = step.gate[of.rows] < 1 - of.stay
+    return lay_ordered(_explored(step, group, of, explores), of.u), explores
 
 
 def _surely(drawn: Drawn, rows: Tensor, u: Tensor, sure: Tensor) -> Drawn:
