@@ -61,7 +61,7 @@ def main() -> None:
         )
         return (out.shape[1] - options.prompt) * options.branches / (time.perf_counter() - began)
 
-    plain, led = Decoding.plain(0.8), Decoding.led("paper")
+    plain, led = Decoding.plain(0.8), Decoding.led("paper", gate_first=True)
     ours(plain, 1000), theirs(1000)  # warm up
     rows = [(ours(plain, i), theirs(i), ours(led, 500 + i)) for i in range(options.pairs)]
     for name, values in zip(("engine, plain", "generate", "engine, LED"), zip(*rows, strict=True), strict=True):

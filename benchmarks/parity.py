@@ -34,11 +34,7 @@ PROMPTS = (
 
 def log_probabilities(engine: Engine, double: torch.nn.Module, branches_each: int, new: int) -> None:
     """Print the first table."""
-    print(
-        "| d | norm | layers | T | tokens | explored | largest |Δ log P| | largest |Δ log p_final| |".replace(
-            "|Δ", "\\|Δ"
-        )
-    )
+    print("| d | norm | layers | T | tokens | explored | log P off by at most | log p_final off by at most |")
     print("|" + " --- |" * 8)
     encode = engine.parts.tokenizer.encode
     for depths, norm, layers, temperature in itertools.product(
