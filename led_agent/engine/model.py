@@ -254,7 +254,8 @@ def _refuse_early(config: Any) -> None:
     if kind not in SUPPORTED:
         raise ModelError(
             f"models of type {kind!r} aren't covered: the engine has been proven on {', '.join(SUPPORTED)} only, "
-            "whose blocks, final norm and head it knows; choose a model of one of these"
+            "in which it looks for the blocks as model.layers, the final norm as model.norm and the head as lm_head; "
+            "choose a model of one of these"
         )
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if not kinds <= {"full_attention", "sliding_attention"}:
