@@ -299,7 +299,9 @@ def sample_plain(logits: Tensor, settings: PlainSettings, u: Tensor) -> Drawn:
 
 def nothing_drawn(u: Tensor) -> Drawn:
     """As many rows as ``u`` has, to be overwritten."""
-    return Drawn(torch.zeros_like(u, dtype=torch.long), torch.zeros_like(u, dtype=torch.float32), u.clone(), u + 1)
+    return Drawn(
+        torch.zeros_like(u, dtype=torch.long), torch.zeros_like(u, dtype=torch.float32), u.clone(), torch.ones_like(u)
+    )
 
 
 def put(drawn: Drawn, rows: Tensor, part: Drawn) -> Drawn:

@@ -536,7 +536,9 @@ class Engine:
         if growing.scorer is None:
             ids = growing.prefix.ids
             base = self._prefill(growing.prefix)[0] if len(ids) > 1 else None
-            growing.scorer = CleanScorer(self.parts, ids, base, growing.max_tokens)
+            # Without a guard it is scored once, at its end: room for what it has is enough.
+            room = growing.max_tokens if growing.watch is not None else len(growing.token_ids)
+            growing.scorer = CleanScorer(self.parts, ids, base, room)
         known = growing.scorer.scored
         logprobs, entropies = growing.scorer.score(growing.token_ids)
         growing.final_logprobs[known:] = logprobs

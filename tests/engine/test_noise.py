@@ -14,7 +14,8 @@ import torch
 
 from led_agent.decoding.noise import perturb
 from led_agent.engine import Engine, EngineRequest
-from led_agent.types import Branch, Decoding, DepthExploration, LatentNoise, Sibling
+from led_agent.engine import engine as engine_module
+from led_agent.types import Branch, Decoding, DepthExploration, LatentNoise, QualityGuard, Sibling
 from tests.engine.reference import branches, full_logits, make_engine
 from tests.tiny import FAMILIES, tiny_model, tiny_tokenizer
 
@@ -450,3 +451,21 @@ def test_every_family_can_be_perturbed(family: str):
     ]
     assert grown[0].logprobs[0] == grown[1].logprobs[0]  # the prompt's end is clean
     assert grown[0].logprobs[1] != grown[1].logprobs[1]
+
+
+@pytest.mark.parametrize(("guard", "room"), [(None, 6), (QualityGuard(every=2), 200)])
+def test_scoring_takes_room_for_what_a_branch_has_unless_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch, guard: QualityGuard | None, room: int
+):
+    """A branch that is scored once, at its end, must not set aside clean keys and values for all that it might be."""
+    engine, made = make_engine(MODEL), []
+    scorer = engine_module.CleanScorer
+    monkeypatch.setattr(engine_module, "CleanScorer", lambda *given: made.append(given[3]) or scorer(*given))
+    decoding = Decoding.noise(0.1, span="all").replace(guard=guard)
+    engine.submit(EngineRequest("x", PROMPT, decoding, max_tokens=200))
+    for _ in range(6):
+        engine.step()
+    [done] = engine.cancel(["x"])
+    assert done.branch is not None
+    assert len(done.branch.final_logprobs) == 6
+    assert made == [room]
