@@ -41,4 +41,4 @@ def final_answer(text: str) -> str | None:
     numbers = _NUMBER.findall(region)
     if numbers:
         return str(numbers[-1]).strip().rstrip(".,")
-    return str(region).strip().rstrip(".") or None if marks else None
+    return str(region).strip().rstrip(".").strip() or None if marks else None

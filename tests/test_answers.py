@@ -3,7 +3,7 @@ r"""Where the answer stands in a text: \boxed{}, "####", "answer is", the last n
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from led_agent.answers import after_thinking, boxed, final_answer
@@ -132,6 +132,7 @@ PIECES = st.sampled_from(
 
 
 @given(text=st.text() | st.lists(PIECES, max_size=12).map("".join))
+@example(text="####; .")
 @settings(deadline=None, max_examples=300)
 def test_every_text_has_an_answer_or_none(text: str) -> None:
     answer = final_answer(text)
