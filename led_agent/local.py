@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["LocalDecoder"]
 
 _PROGRESS_SECONDS = 0.05
+_MACRO_TOKENS = 8  # between two looks at what was submitted and cancelled
 _KEEP_RENDERED = 1024  # prompts
 
 
@@ -149,7 +150,7 @@ class LocalDecoder:
                 self._orders.wake.clear()
                 continue
             try:
-                events = self.engine.step(progress=self._progress_due())
+                events = self.engine.step(tokens=_MACRO_TOKENS, progress=self._progress_due())
             except Exception as error:  # noqa: BLE001  (out of memory, say: it costs these branches, not the process)
                 self._fail_all(f"{type(error).__name__}: {error}")
                 continue

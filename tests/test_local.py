@@ -71,6 +71,7 @@ def test_prompts_go_through_the_chat_template(decoder: LocalDecoder):
 
 def test_cancelling_gives_what_there_is(decoder: LocalDecoder):
     inbox: queue.Queue[Any] = queue.Queue()
+    decoder.engine.parts.eos = frozenset()  # nothing else ends it
     decoder.submit(request("long", max_tokens=240), inbox.put)
     inbox.get(timeout=60)
     decoder.cancel("p", ["long", "nobody"])

@@ -1,5 +1,6 @@
-"""How tokens are computed fast: slots over the unmodified transformers forward, continuously refilled."""
+"""How tokens are computed fast: slots over a transformers model's weights, continuously refilled."""
 
-from led_agent.engine.engine import BranchEvent, Engine, EngineRequest
+from led_agent.engine.engine import Engine
+from led_agent.engine.requests import BranchEvent, EngineRequest
 
 __all__ = ["BranchEvent", "Engine", "EngineRequest"]

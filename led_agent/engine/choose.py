@@ -24,7 +24,6 @@ from led_agent.decoding.sampling import (
     sample_plain,
     uniform,
 )
-from led_agent.engine.cache import round_up
 from led_agent.engine.model import ModelParts
 from led_agent.engine.plan import Contrast, Distilled, Group, Plan, Typical
 from led_agent.engine.state import RowState
@@ -33,6 +32,7 @@ __all__ = ["Chosen", "choose", "row_multiple"]
 
 # Logits of shallower states held at a time.
 _TILE_BYTES = 24 * 2**20
+_CACHED_ROWS = 8  # of logits normalised at a time
 # Where staying with the final layer is less unlikely to be left than this, its own law stands for the mixture's
 # log-probability: they differ by no more.
 _SURE = 1e-6
@@ -167,12 +167,8 @@ def _contrast(step: _Step, group: Contrast) -> None:
 
 
 def _head_of(parts: ModelParts, states: Tensor) -> Tensor:
-    """float32 [n, vocab] logits of states [n, hidden], n padded so that a row's result doesn't depend on it."""
-    n = len(states)
-    padded = round_up(n, row_multiple(states.device))
-    if padded > n:
-        states = torch.cat([states, states.new_zeros(padded - n, states.shape[1])])
-    return parts.head(states)[:n].float()
+    """float32 [n, vocab] logits of states [n, hidden]."""
+    return parts.head(_padded(states))[: len(states)].float()
 
 
 def _distilled(step: _Step, group: Distilled) -> None:
@@ -283,7 +279,8 @@ def _explored(step: _Step, group: Group, of: _Candidates, wanted: Tensor) -> Ten
 
 
 def _posteriors(parts: ModelParts, states: Tensor, ids: Tensor, temperature: Tensor, norm: str) -> Tensor:
-    """Probabilities of the candidates under the shallower states, over the whole vocabulary.
+    """Probabilities of the candidates under the shallower states, over the whole vocabulary. Logits are made a tile at
+    a time, and normalised in float32 a few rows at a time, which stay in the processor's cache.
 
     Args:
         states: [e, d-1, hidden].
@@ -302,10 +299,25 @@ def _posteriors(parts: ModelParts, states: Tensor, ids: Tensor, temperature: Ten
     found = []
     for start in range(0, len(flat), tile):
         piece = flat[start : start + tile]
-        logits = _head_of(parts, parts.norm(piece) if norm == "final" else piece) / warmth[start : start + tile]
-        logits -= logits.amax(-1, keepdim=True)
-        picked = logits.gather(1, wanted[start : start + tile])
-        # Below -80 a weight is nothing next to the largest, 1; unnormed states have logits of thousands, and exp of
-        # those is many times slower.
-        found.append(picked.exp() / logits.clamp_(min=-80.0).exp_().sum(-1, keepdim=True))
+        logits = parts.head(_padded(parts.norm(piece) if norm == "final" else piece))
+        for at in range(0, len(piece), _CACHED_ROWS):
+            rows = slice(start + at, min(start + at + _CACHED_ROWS, start + len(piece)))
+            few = logits[at : at + len(wanted[rows])].float() / warmth[rows]
+            found.append(_normalised(few, wanted[rows], wide=norm == "none"))
     return torch.cat(found).view(explorers, below, -1)
+
+
+def _normalised(logits: Tensor, ids: Tensor, *, wide: bool) -> Tensor:
+    """float32 [n, k]: softmax of logits float32 [n, vocab] at ids. ``wide`` ones, which may lie thousands below the
+    largest, are cut off where e^x is nothing next to it, for exp of what follows is many times slower."""
+    if not wide:
+        return logits.log_softmax(-1).gather(1, ids).exp()
+    least = logits.amax(-1, keepdim=True) - 80.0
+    beyond = (logits.gather(1, ids) - least).clamp_(max=0.0)  # what the cut takes from the wanted ones
+    return (torch.maximum(logits, least).log_softmax(-1).gather(1, ids) + beyond).exp()
+
+
+def _padded(states: Tensor) -> Tensor:
+    """States [n, hidden] and as many rows of zeros behind them as make a row's result independent of n."""
+    missing = -len(states) % row_multiple(states.device)
+    return torch.cat([states, states.new_zeros(missing, states.shape[1])]) if missing else states

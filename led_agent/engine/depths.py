@@ -5,7 +5,7 @@ This file knows tensors and a model's parts. It does not know problems, statisti
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from led_agent.decoding.exploration import explored_law, hold
-from led_agent.engine.attention import prefill_mask
 from led_agent.engine.cache import PrefixCache
 from led_agent.engine.model import ModelParts
 from led_agent.errors import ModelError
@@ -57,7 +56,7 @@ class DepthReader:
         self._parts = parts
         self._last = prompt_ids[-1]
         self._prompt = PrefixCache(parts.kv_shape, len(prompt_ids) - 1, dtype=parts.dtype, device=parts.device)
-        for _ in self._forward(self._prompt, prompt_ids[:-1]):
+        for _ in self._forward(self._prompt, prompt_ids[:-1], ()):
             pass
 
     @torch.inference_mode()
@@ -69,24 +68,23 @@ class DepthReader:
             parts.kv_shape, filled + len(token_ids), dtype=parts.dtype, device=parts.device, base=self._prompt
         )
         found: list[Tensor] = []
-        with parts.tapping(frozenset(range(1, parts.n_blocks + 1))) as taps:
-            for start, stop in self._forward(cache, [self._last, *token_ids[:-1]]):
-                picked = torch.tensor([i - start for i in at if start <= i < stop], dtype=torch.long)
-                picked = picked.to(parts.device)
-                found.append(torch.stack([taps[depth][0, picked] for depth in sorted(taps)]))
+        depths = range(1, parts.n_blocks + 1)
+        for start, stop, taps in self._forward(cache, [self._last, *token_ids[:-1]], depths):
+            picked = torch.tensor([i - start for i in at if start <= i < stop], dtype=torch.long, device=parts.device)
+            found.append(torch.stack([taps[depth][picked] for depth in depths]))
         return torch.cat(found, 1)
 
-    def _forward(self, cache: PrefixCache, ids: Sequence[int]) -> Iterator[tuple[int, int]]:
-        """Forward tokens behind what the cache holds; after each part, which of them it was."""
-        device = self._parts.device
-        every = torch.tensor(ids, dtype=torch.long, device=device)[None]
+    def _forward(
+        self, cache: PrefixCache, ids: Sequence[int], depths: Collection[int]
+    ) -> Iterator[tuple[int, int, dict[int, Tensor]]]:
+        """Forward tokens behind what the cache holds; after each part, which of them it was, and its states [n, hidden]
+        after these numbers of blocks."""
+        every = torch.tensor(ids, dtype=torch.long, device=self._parts.device)
         for start in range(0, len(ids), _CHUNK):
             stop = min(start + _CHUNK, len(ids))
-            first, last = cache.filled, cache.filled + stop - start
-            positions = torch.arange(first, last, device=device)[None]
-            self._parts.hidden(every[:, start:stop], positions, prefill_mask(first, last, device), cache)
+            _, taps = self._parts.forward(every[start:stop], cache.begin(stop - start), cache, depths)
             cache.advance(stop - start)
-            yield start, stop
+            yield start, stop, taps
 
     @torch.inference_mode()
     def read(self, states: Tensor, temperatures: Sequence[float]) -> Readings:

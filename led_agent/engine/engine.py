@@ -13,7 +13,6 @@ from __future__ import annotations
 import time
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self
 
@@ -21,150 +20,32 @@ import torch
 
 from led_agent.decoding.guard import Finding, Watch
 from led_agent.decoding.noise import Frames
-from led_agent.decoding.sampling import DRAW_RESEED, uniform
 from led_agent.decoding.siblings import sibling_code
-from led_agent.engine.attention import prefill_mask
-from led_agent.engine.cache import PrefixCache, SlotCache, round_up
+from led_agent.engine.cache import PrefixCache, Sharing, SlotCache, round_up
 from led_agent.engine.choose import Chosen, row_multiple
-from led_agent.engine.memory import free_bytes
+from led_agent.engine.growing import Growing, Prefix, derived
+from led_agent.engine.memory import MemoryPlan, free_bytes
 from led_agent.engine.model import ModelParts, load_parts
 from led_agent.engine.plan import Plan
+from led_agent.engine.prefixes import CHUNK, Prefixes
+from led_agent.engine.requests import BranchEvent, EngineRequest
 from led_agent.engine.scoring import CleanScorer
 from led_agent.engine.state import RowState
 from led_agent.engine.step import decode_step
 from led_agent.engine.text import Detokenizer, find_stop
 from led_agent.errors import UsageError
-from led_agent.types import Branch, Decoding, Finish, Rollback, Sibling
+from led_agent.types import Decoding, Finish, Rollback, Sibling
 
-__all__ = ["BranchEvent", "Engine", "EngineRequest"]
+__all__ = ["Engine"]
 
-_CHUNK = 512  # prompt tokens prefilled at a time
-_KEEP_BYTES = 256 * 2**20  # of prefixes that no waiting branch needs
 _KEEP_FINISHED = 4096  # finished branches that can still be named as a parent
+_MACRO_TOKENS = 8  # tokens between two looks at who wants what
+_MACRO_SECONDS = 0.2  # the same where steps are slow
+_MAX_WAITING = 65_536  # branches
+_SHARING_PAYS = 2048  # positions of a prefix times siblings, from where on they had better share it
 
 _OTHER_SEEDS = 0x2545F4914F6CDD1D  # of branches that were turned back, apart from those of siblings
 _SMALL_MODEL = 10_000_000  # parameters
-
-
-@dataclass(frozen=True)
-class EngineRequest:
-    """Branches to grow from one prefix.
-
-    Attributes:
-        id: Names the branch; with n > 1 the branches are "id/0" … "id/n-1", siblings of each other.
-        prompt_ids: The prompt's tokens; or give ``parent``.
-        decoding: How tokens are chosen.
-        seed: Of branch 0; the others' are derived from it.
-        max_tokens: New tokens a branch, at most; fewer where the model's context ends first.
-        n: How many branches.
-        parent: A branch that this engine finished lately, to continue it, instead of ``prompt_ids``.
-        prefix_ids: Tokens already generated after the prompt.
-        stop: Strings that end a branch and are cut from its text.
-        step: Strings that end a branch and stay in its text.
-        sibling: With n = 1, its place among branches that are asked for one by one, here or elsewhere.
-    """
-
-    id: str
-    prompt_ids: Sequence[int] | None = None
-    decoding: Decoding = field(default_factory=Decoding.led)
-    seed: int = 0
-    max_tokens: int = 512
-    n: int = 1
-    parent: str | None = None
-    prefix_ids: Sequence[int] = ()
-    stop: Sequence[str] = ()
-    step: Sequence[str] = ()
-    sibling: Sibling | None = None
-
-
-@dataclass(frozen=True)
-class BranchEvent:
-    """A branch has grown ("progress"), or is complete ("done", with ``branch``). Tokens are those computed so far,
-    rolled back ones included; text is all text so far."""
-
-    id: str
-    kind: Literal["progress", "done"]
-    tokens: int
-    text: str
-    branch: Branch | None = None
-
-
-@dataclass(frozen=True)
-class _Prefix:
-    """A token sequence in two parts; prefilled part by part, so that what is computed does not depend on what
-    happened to be there already."""
-
-    prompt: tuple[int, ...]
-    generated: tuple[int, ...]
-
-    @property
-    def ids(self) -> tuple[int, ...]:
-        return self.prompt + self.generated
-
-
-@dataclass
-class _Growing:
-    """A branch on its way, on the host."""
-
-    id: str
-    prefix: _Prefix
-    decoding: Decoding
-    span: Literal["think", "all", "none"]
-    seed: int
-    max_tokens: int
-    stop: tuple[str, ...]
-    step: tuple[str, ...]
-    detokenizer: Detokenizer
-    sibling: Sibling | None = None
-    watch: Watch | None = None
-    scorer: CleanScorer | None = None
-    began: float = 0.0
-    prefill_tokens: int = 0
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    final_logprobs: list[float] = field(default_factory=list)
-    entropies: list[float] = field(default_factory=list)
-    explored: list[bool] = field(default_factory=list)
-    rollbacks: list[Rollback] = field(default_factory=list)
-    discarded: int = 0
-
-    @property
-    def position(self) -> int:
-        """Where its next forward writes."""
-        return len(self.prefix.prompt) + len(self.prefix.generated) + len(self.token_ids) - 1
-
-    @property
-    def wary(self) -> bool:
-        """Whether the guard has it go on conservatively."""
-        return self.watch is not None and self.watch.wary != "no"
-
-    @property
-    def noisy(self) -> bool:
-        """Whether its steps' posteriors are not the model's own."""
-        return self.decoding.noisy and self.span != "none"
-
-    @property
-    def reads_boundaries(self) -> bool:
-        """Whether the text must be followed for where steps of thought end."""
-        noise = self.decoding.latent_noise
-        return self.watch is not None or (self.noisy and noise is not None and noise.hold == "step")
-
-    @property
-    def tokens(self) -> int:
-        """Computed so far, rolled back ones included."""
-        return len(self.token_ids) + self.discarded
-
-    def so_far(self) -> _Prefix:
-        return _Prefix(self.prefix.prompt, self.prefix.generated + tuple(self.token_ids))
-
-    def cut(self, length: int) -> None:
-        """Drop the tokens behind that many, and all that was noted of them."""
-        self.discarded += len(self.token_ids) - length
-        for kept in (self.token_ids, self.logprobs, self.final_logprobs, self.entropies, self.explored):
-            del kept[length:]
-        self.detokenizer = self.detokenizer.begun_with(self.token_ids)
-        if self.scorer is not None:
-            self.scorer.roll_back(length)
 
 
 class Engine:
@@ -173,20 +54,41 @@ class Engine:
     Args:
         parts: The model (``Engine.load`` makes them).
         slots: Branches that grow at a time.
+        capacity: Positions that a branch may have, its prompt included; None is the model's context, or what fits into
+            memory with all slots in use.
+        share_prefixes: Whether siblings attend to one copy of a long prompt: "auto" where the prompt's length times the
+            number of siblings promises that it pays, which a branch's own request decides, or always, or never.
+        max_waiting: Branches that may wait for a slot; more are refused.
+
+    Raises:
+        UsageError: no slots, or no memory for them.
     """
 
-    def __init__(self, parts: ModelParts, *, slots: int = 16) -> None:
+    def __init__(
+        self,
+        parts: ModelParts,
+        *,
+        slots: int = 16,
+        capacity: int | None = None,
+        share_prefixes: Literal["auto", "always", "never"] = "auto",
+        max_waiting: int = _MAX_WAITING,
+    ) -> None:
         if slots < 1:
             raise UsageError(f"slots is {slots}; at least 1 is needed")
-        self.parts, self.slots = parts, slots
+        if share_prefixes not in ("auto", "always", "never"):
+            raise UsageError(f"share_prefixes is {share_prefixes!r}; allowed are auto, always and never")
+        self.parts, self.slots, self.max_waiting = parts, slots, max_waiting
+        self._sharing_pays = {"auto": _SHARING_PAYS, "always": 0, "never": None}[share_prefixes]
         rows = round_up(slots, row_multiple(parts.device))
+        layers, heads, dim = parts.kv_shape
+        bytes_each = 2 * layers * heads * dim * parts.dtype.itemsize
+        self.memory = MemoryPlan.of(rows, bytes_each, parts.context, capacity, parts.device)
         self._cache = SlotCache(parts.kv_shape, rows, dtype=parts.dtype, device=parts.device)
         self._state = RowState(rows, parts.thinking, parts.device)
-        self._telling = True  # whether this step reports progress
-        self._live: list[_Growing] = []  # row i of the cache grows _live[i]
-        self._waiting: deque[_Growing] = deque()
-        self._prefixes: OrderedDict[tuple[int, ...], PrefixCache] = OrderedDict()
-        self._finished: OrderedDict[str, _Prefix] = OrderedDict()
+        self._live: list[Growing] = []  # row i of the cache grows _live[i]
+        self._waiting: deque[Growing] = deque()
+        self._prefixes = Prefixes(parts)
+        self._finished: OrderedDict[str, tuple[Prefix, int]] = OrderedDict()  # and how many tokens were its own
         self._frames = Frames()
         self._plan: Plan | None = None
         self.slot_steps = self.busy_slot_steps = self.steps = 0
@@ -211,7 +113,7 @@ class Engine:
         Raises:
             UsageError: naming what was found and what is allowed.
         """
-        self._prefix_of(request)
+        prefix = self._prefix_of(request)
         request.decoding.check_model(self.parts.n_blocks, self.parts.vocab)
         for name, value in (("max_tokens", request.max_tokens), ("n", request.n)):
             if value < 1:
@@ -222,6 +124,13 @@ class Engine:
             raise UsageError(
                 f"request {request.id!r} has stop strings, but the engine has no tokenizer to read text with"
             )
+        length = min(len(prefix.ids) + request.max_tokens, self.parts.context)
+        if length > self.memory.capacity:
+            raise UsageError(
+                f"request {request.id!r} may become {length} tokens long, and a slot holds {self.memory.capacity} "
+                f"({self.slots} slots, {self.memory.nbytes / 2**30:.1f} GiB in all); use fewer slots, a lower "
+                "max_tokens or a shorter prompt"
+            )
 
     def submit(self, request: EngineRequest) -> list[str]:
         """Queue a request; the ids of its branches.
@@ -231,30 +140,34 @@ class Engine:
         """
         self.check(request)
         names = [request.id] if request.n == 1 else [f"{request.id}/{i}" for i in range(request.n)]
+        if len(self._waiting) + request.n > self.max_waiting:
+            raise UsageError(
+                f"{len(self._waiting)} branches wait already and {self.max_waiting} may; step the engine, or let "
+                "generate() take requests as slots come free"
+            )
         taken = {growing.id for growing in (*self._live, *self._waiting)} & set(names)
         if taken:
             raise UsageError(f"a branch {sorted(taken)[0]!r} is already being decoded; give each request its own id")
-        prefix = self._prefix_of(request)
-        room = self.parts.context - len(prefix.ids)
-        for index, name in enumerate(names):
-            self._waiting.append(
-                _Growing(
-                    id=name,
-                    prefix=prefix,
-                    decoding=request.decoding,
-                    span=self.span(request.decoding),
-                    seed=_derived(request.seed, index),
-                    max_tokens=min(request.max_tokens, room),
-                    stop=tuple(request.stop),
-                    step=tuple(request.step),
-                    detokenizer=Detokenizer(self.parts.tokenizer),
-                    sibling=Sibling(group=request.seed, index=index, of=request.n)
-                    if request.n > 1
-                    else request.sibling,
-                    watch=Watch(request.decoding.guard) if request.decoding.guard is not None else None,
-                )
-            )
+        prefix = self._prefix_of(request, copying=True)
+        self._waiting.extend(self._branch(request, prefix, i, name) for i, name in enumerate(names))
         return names
+
+    def _branch(self, request: EngineRequest, prefix: Prefix, index: int, name: str) -> Growing:
+        decoding, room = request.decoding, self.parts.context - len(prefix.ids)
+        siblings = Sibling(group=request.seed, index=index, of=request.n)
+        return Growing(
+            id=name,
+            prefix=prefix,
+            decoding=decoding,
+            span=self.span(decoding),
+            seed=derived(request.seed, index),
+            max_tokens=min(request.max_tokens, room),
+            stop=tuple(request.stop),
+            step=tuple(request.step),
+            detokenizer=Detokenizer(self.parts.tokenizer),
+            sibling=siblings if request.n > 1 else request.sibling,
+            watch=Watch(decoding.guard) if decoding.guard is not None else None,
+        )
 
     def span(self, decoding: Decoding) -> Literal["think", "all", "none"]:
         """What a decoding's span comes to on this model: "auto" is "think" where the model has thinking tags, else
@@ -266,11 +179,19 @@ class Engine:
         return decoding.span
 
     def generate(self, requests: Iterable[EngineRequest]) -> Iterator[BranchEvent]:
-        """Grow all branches of these requests; events as they come, the branches in the order in which they end."""
-        mine = {name for request in requests for name in self.submit(request)}
+        """Grow all branches of these requests; events as they come, the branches in the order in which they end. The
+        requests are taken as slots come free, so there may be any number of them."""
+        if isinstance(requests, Sequence):
+            for request in requests:
+                self.check(request)
+        coming, mine = iter(requests), set[str]()
         try:
-            while mine:
-                for event in self.step():
+            while True:
+                while len(self._waiting) < self.slots and (request := next(coming, None)) is not None:
+                    mine.update(self.submit(request))
+                if not mine:
+                    return
+                for event in self.step(tokens=_MACRO_TOKENS):
                     if event.kind == "done":
                         mine.discard(event.id)
                     yield event
@@ -284,7 +205,7 @@ class Engine:
         events = [self._retire(row, "cancelled") for row in self._rows_of(doomed)]
         for growing in [g for g in self._waiting if g.id in doomed]:
             self._waiting.remove(growing)
-            events.append(_done(growing, "cancelled"))
+            events.append(growing.done("cancelled"))
         return events
 
     @property
@@ -303,21 +224,35 @@ class Engine:
             torch.set_num_threads(1)
 
     @torch.inference_mode()
-    def step(self, *, progress: bool = True) -> list[BranchEvent]:
-        """Fill free slots, decode one token for every live branch, and report: those that ended, and with
-        ``progress`` how far the others are. Without it the text of branches that look for no string is put off."""
-        self._telling = progress
-        events = self._admit()
-        if not self._live:
-            return events
+    def step(self, *, tokens: int = 1, progress: bool = True) -> list[BranchEvent]:
+        """One macro-step: fill free slots and decode, up to so many tokens for every live branch, fewer where steps are
+        slow. Slots that come free on the way are filled on the way.
+
+        Returns:
+            The branches that ended, and with ``progress`` how far the others are.
+        """
+        events: list[BranchEvent] = []
+        began = time.perf_counter()
+        for _ in range(tokens):
+            events += self._admit()
+            if self._live:
+                events += self._take(self._decode())
+            if not self.busy or time.perf_counter() - began > _MACRO_SECONDS:
+                break
+        if progress:
+            events += [growing.progress() for growing in self._live if growing.token_ids]
+        return events
+
+    def _decode(self) -> Chosen:
+        """One token for every live branch."""
         if self._plan is None:
             self._plan = self._make_plan()
-        longest = max(growing.position for growing in self._live)
+        longest = max(growing.place for growing in self._live)
         chosen = decode_step(self.parts, self._cache, self._state, self._plan, longest, self._frames)
         self.steps += 1
         self.slot_steps += self.slots
         self.busy_slot_steps += len(self._live)
-        return events + self._take(chosen)
+        return chosen
 
     def _make_plan(self) -> Plan:
         return Plan.of(
@@ -325,29 +260,65 @@ class Engine:
             ["none" if g.wary else g.span for g in self._live],
             self.parts,
             [g.sibling for g in self._live],
+            sharing=self._sharing(),
         )
 
+    def _sharing(self) -> list[Sharing]:
+        """Which rows attend to which prefix where it is."""
+        rows_of: dict[int, list[int]] = {}
+        for row, growing in enumerate(self._live):
+            if growing.shared is not None:
+                rows_of.setdefault(id(growing.shared), []).append(row)
+        found = []
+        for rows in rows_of.values():
+            prefix = self._live[rows[0]].shared
+            assert prefix is not None
+            # Filled up with the first row, for a product's rounding depends on whether its rows are a multiple of 4.
+            missing = -len(rows) % row_multiple(self.parts.device)
+            padded = torch.tensor(rows + rows[:1] * missing, device=self.parts.device)
+            found.append(Sharing(prefix, None if len(rows) == len(self._live) else padded))
+        return found
+
     def _admit(self) -> list[BranchEvent]:
-        """Move waiting branches into free slots, prefilling what is new to the engine."""
-        events = []
-        while self._waiting and len(self._live) < self.slots:
-            growing = self._waiting.popleft()
-            growing.began = time.perf_counter()
-            if growing.max_tokens < 1:
-                events.append(_done(growing, "length"))
+        """Move waiting branches into free slots. Of long prompts one chunk is prefilled at a time, so that branches
+        that are growing don't stand still for long; those behind it wait in turn."""
+        events: list[BranchEvent] = []
+        computed = 0
+        while self._waiting and len(self._live) < self.slots and computed < CHUNK:
+            growing = self._waiting[0]
+            growing.began = growing.began or time.perf_counter()
+            refusal = self._make_room(growing) if growing.max_tokens >= 1 else None
+            if growing.max_tokens < 1 or refusal is not None:
+                self._waiting.popleft()
+                events.append(growing.done("error" if refusal is not None else "length", refusal))
                 continue
-            refusal = self._make_room(len(growing.prefix.ids) + growing.max_tokens)
-            if refusal is not None:
-                events.append(_done(growing, "error", refusal))
-                continue
-            self._place(growing)
-        self._forget_prefixes()
+            cache = None
+            if len(growing.prefix.ids) > 1:
+                cache, new = self._prefixes.advance(growing.prefix)
+                computed += new
+                growing.prefill_tokens += new
+                if cache is None:
+                    continue
+            self._waiting.popleft()
+            self._place(growing, cache)
+        self._prefixes.forget(growing.prefix for growing in self._waiting)
         return events
 
-    def _make_room(self, capacity: int) -> str | None:
-        """Grow the cache to that many positions; why not, where memory is short."""
+    def _shares(self, growing: Growing) -> bool:
+        """Whether a branch attends to its prefix where that is. Its request alone decides, so that its tokens do not
+        depend on who else is there."""
+        length, of = len(growing.prefix.ids) - 1, growing.sibling.of if growing.sibling is not None else 1
+        return self._sharing_pays is not None and of > 1 and length * of >= max(1, self._sharing_pays)
+
+    def _make_room(self, growing: Growing) -> str | None:
+        """Let a branch's slot hold it; why not, where memory has become short."""
+        capacity = len(growing.prefix.ids) + growing.max_tokens
+        if self._shares(growing):
+            capacity -= len(growing.prefix.ids) - 1
         if capacity <= self._cache.capacity:
             return None
+        # Twice what there was, so that a cache that grows bit by bit is not copied over and over.
+        capacity = max(capacity, min(2 * self._cache.capacity, self.memory.capacity))
         needed, free = self._cache.nbytes_for(capacity), free_bytes(self.parts.device)
         if needed > 0.9 * free:
             return (
@@ -357,13 +328,17 @@ class Engine:
         self._cache.reserve(capacity)
         return None
 
-    def _place(self, growing: _Growing) -> None:
+    def _place(self, growing: Growing, prefix: PrefixCache | None) -> None:
         """Fork a prefix into the next row. The prefix's last token is left to the first step, which gives every
         branch the same start, whether its prefix was new or not."""
-        row, ids = len(self._live), growing.prefix.ids
-        if len(ids) > 1:
-            cached, growing.prefill_tokens = self._prefill(growing.prefix)
-            self._cache.load(row, cached)
+        row = len(self._live)
+        if prefix is not None and self._shares(growing):
+            growing.shared = prefix
+            self._cache.share(row, prefix)
+        elif prefix is not None:
+            self._cache.load(row, prefix)
+        else:
+            self._cache.empty(row)
         self._live.append(growing)
         coded = growing.sibling if growing.decoding.siblings == "stratified" else None
         code = sibling_code(coded.group, coded.index, coded.of) if coded is not None and coded.of > 1 else None
@@ -372,7 +347,7 @@ class Engine:
         if distiller is not None and growing.span != "none":
             self._state.clear_distiller(row, distiller.rank, self.parts.width)
 
-    def _set_state(self, row: int, growing: _Growing, seed: int, code: float | None = None) -> None:
+    def _set_state(self, row: int, growing: Growing, seed: int, code: float | None = None) -> None:
         """Let a row go on from where its branch stands."""
         so_far, noise = growing.so_far(), growing.decoding.latent_noise
         first = len(growing.prefix.prompt) - (1 if noise is not None and noise.prompt_end else 0)
@@ -391,38 +366,6 @@ class Engine:
             self._state.remember(row, so_far.ids, self.parts.vocab)
         self._plan = None
 
-    def _prefill(self, prefix: _Prefix) -> tuple[PrefixCache, int]:
-        """Keys and values of all but the prefix's last token, and how many had to be computed."""
-        wanted = prefix.ids[:-1]
-        found = self._prefixes.get(wanted)
-        if found is not None:
-            self._prefixes.move_to_end(wanted)
-            return found, 0
-        base, computed = None, 0
-        if prefix.generated and len(prefix.prompt) > 1:
-            base, computed = self._prefill(_Prefix(prefix.prompt, ()))
-        cache = PrefixCache(
-            self.parts.kv_shape, len(wanted), dtype=self.parts.dtype, device=self.parts.device, base=base
-        )
-        ids = torch.tensor(wanted, device=self.parts.device)[None]
-        for start in range(cache.filled, len(wanted), _CHUNK):
-            stop = min(start + _CHUNK, len(wanted))
-            positions = torch.arange(start, stop, device=self.parts.device)[None]
-            self.parts.hidden(ids[:, start:stop], positions, prefill_mask(start, stop, self.parts.device), cache)
-            cache.advance(stop - start)
-        self._prefixes[wanted] = cache
-        return cache, computed + len(wanted) - (base.filled if base is not None else 0)
-
-    def _forget_prefixes(self) -> None:
-        """Drop the least recently used prefixes that nobody waits for, beyond what may be kept."""
-        needed = {growing.prefix.ids[:-1] for growing in self._waiting}
-        needed |= {growing.prefix.prompt[:-1] for growing in self._waiting}
-        total = sum(cache.nbytes for cache in self._prefixes.values())
-        for ids in [ids for ids in self._prefixes if ids not in needed]:
-            if total <= _KEEP_BYTES:
-                return
-            total -= self._prefixes.pop(ids).nbytes
-
     def _take(self, chosen: Chosen) -> list[BranchEvent]:
         """Give each live branch its token; retire those that end, turn back those that degrade."""
         columns = zip(
@@ -434,21 +377,18 @@ class Engine:
             chosen.sound.tolist(),
             strict=True,
         )
-        events: list[BranchEvent] = []
         ended: list[tuple[int, Finish, str | None]] = []
         for row, (growing, values) in enumerate(zip(self._live, columns, strict=True)):
             finish, error = self._grow(row, growing, *values)
             if finish is not None:
                 ended.append((row, finish, error))
-            elif self._telling:
-                events.append(BranchEvent(growing.id, "progress", growing.tokens, growing.detokenizer.text))
         # From the last row down, so that moving the last live row into a gap never moves one that is to end.
-        return events + [self._retire(row, finish, error) for row, finish, error in reversed(ended)]
+        return [self._retire(row, finish, error) for row, finish, error in reversed(ended)]
 
     def _grow(
         self,
         row: int,
-        growing: _Growing,
+        growing: Growing,
         token: int,
         logprob: float,
         final: float,
@@ -473,12 +413,12 @@ class Engine:
             return None, None  # turned back: what it ended with is gone
         return finish, None
 
-    def _ends(self, growing: _Growing, token: int) -> tuple[Finish | None, str]:
+    def _ends(self, growing: Growing, token: int) -> tuple[Finish | None, str]:
         """How the branch ends with its newest token, if it does, and the text that is new by it."""
         if token in self.parts.eos:
             return "eos", ""
         fresh = ""
-        if self._telling or growing.stop or growing.step or growing.reads_boundaries:
+        if growing.stop or growing.step or growing.reads_boundaries:
             fresh = growing.detokenizer.append(token)
         else:
             growing.detokenizer.hold(token)
@@ -488,7 +428,7 @@ class Engine:
             return "step", fresh
         return ("length" if len(growing.token_ids) >= growing.max_tokens else None), fresh
 
-    def _follow_steps(self, row: int, growing: _Growing, fresh: str, *, ending: bool) -> bool:
+    def _follow_steps(self, row: int, growing: Growing, fresh: str, *, ending: bool) -> bool:
         """Note where a step of thought ends, and turn the branch back where its guard finds it degraded; whether it
         was turned back."""
         watch, at = growing.watch, len(growing.token_ids)
@@ -510,7 +450,7 @@ class Engine:
             self._state.steps[row] = len(watch.boundaries) - 1
         return False
 
-    def _turn_back(self, row: int, growing: _Growing, finding: Finding) -> None:
+    def _turn_back(self, row: int, growing: Growing, finding: Finding) -> None:
         """Cut a branch back to its last sound boundary, from where it goes on conservatively, by other numbers."""
         if growing.watch is None:
             return
@@ -529,13 +469,13 @@ class Engine:
         )
         if finding.cause == "nonfinite":
             self._cache.clear(row, growing.position)
-        self._set_state(row, growing, _derived(growing.seed ^ _OTHER_SEEDS, len(growing.rollbacks)))
+        self._set_state(row, growing, derived(growing.seed ^ _OTHER_SEEDS, len(growing.rollbacks)))
 
-    def _score(self, growing: _Growing) -> None:
+    def _score(self, growing: Growing) -> None:
         """Put the unperturbed posterior's figures in the place of the noisy one's."""
         if growing.scorer is None:
             ids = growing.prefix.ids
-            base = self._prefill(growing.prefix)[0] if len(ids) > 1 else None
+            base = self._prefixes.complete(growing.prefix)[0] if len(ids) > 1 else None
             # Without a guard it is scored once, at its end: room for what it has is enough.
             room = growing.max_tokens if growing.watch is not None else len(growing.token_ids)
             growing.scorer = CleanScorer(self.parts, ids, base, room)
@@ -559,10 +499,11 @@ class Engine:
             self._live[row] = self._live[last]
         self._live.pop()
         self._plan = None
-        self._finished[growing.id] = growing.so_far()
+        self._finished[growing.id] = growing.so_far(), len(growing.token_ids)
         while len(self._finished) > _KEEP_FINISHED:
             self._finished.popitem(last=False)
-        return _done(growing, finish, error)
+        growing.shared = None
+        return growing.done(finish, error)
 
     def _rows_of(self, ids: set[str]) -> Iterator[int]:
         """Rows of these branches, the last first; safe while they are being retired."""
@@ -572,16 +513,15 @@ class Engine:
 
     # --- prefixes ----------------------------------------------------------------------------------------------
 
-    def _prefix_of(self, request: EngineRequest) -> _Prefix:
+    def _prefix_of(self, request: EngineRequest, *, copying: bool = False) -> Prefix:
         if (request.prompt_ids is None) == (request.parent is None):
             raise UsageError(f"request {request.id!r} needs either prompt_ids or a parent, and not both")
         if request.parent is not None:
-            if request.parent not in self._finished:
-                raise UsageError(f"request {request.id!r}: the engine has finished no branch {request.parent!r}")
-            above = self._finished[request.parent]
-            prefix = _Prefix(above.prompt, above.generated + tuple(request.prefix_ids))
+            prefix = self._prefix_of_parent(request, copying=copying)
+        elif request.parent_tokens is not None:
+            raise UsageError(f"request {request.id!r} has parent_tokens, and no parent")
         else:
-            prefix = _Prefix(tuple(request.prompt_ids or ()), tuple(request.prefix_ids))
+            prefix = Prefix(tuple(request.prompt_ids or ()), tuple(request.prefix_ids))
         if not prefix.prompt:
             raise UsageError(f"request {request.id!r} has an empty prompt; at least one token is needed")
         if len(prefix.ids) >= self.parts.context:
@@ -596,7 +536,37 @@ class Engine:
             )
         return prefix
 
-    def _thinking(self, prefix: _Prefix) -> bool:
+    def _prefix_of_parent(self, request: EngineRequest, *, copying: bool) -> Prefix:
+        """The prefix of a branch that is growing or has finished, cut where the request wants it, and what follows."""
+        found = next(((row, g) for row, g in enumerate(self._live) if g.id == request.parent), None)
+        if found is None and request.parent not in self._finished:
+            raise UsageError(
+                f"request {request.id!r}: the engine grows no branch {request.parent!r} and has finished none"
+            )
+        if found is not None:
+            above, own = found[1].so_far(), len(found[1].token_ids)
+        else:
+            above, own = self._finished[str(request.parent)]
+        kept = request.parent_tokens
+        if kept is not None and not 0 <= kept <= own:
+            raise UsageError(
+                f"request {request.id!r}: parent_tokens is {kept}; branch {request.parent!r} has {own} tokens to keep"
+            )
+        begins = len(above.generated) - own
+        generated = above.generated[: begins + kept] if kept is not None else above.generated
+        prefix = Prefix(above.prompt, generated + tuple(request.prefix_ids))
+        if copying and found is not None and not found[1].noisy and not request.prefix_ids and len(prefix.ids) > 1:
+            return Prefix(prefix.prompt, prefix.generated, self._copied(*found, len(prefix.ids) - 1))
+        return prefix
+
+    @torch.inference_mode()
+    def _copied(self, row: int, growing: Growing, length: int) -> PrefixCache:
+        """The first positions of a row, as they were decoded."""
+        copied = self._prefixes.new(length, growing.shared)
+        self._cache.store(row, copied, length)
+        return copied
+
+    def _thinking(self, prefix: Prefix) -> bool:
         """Whether a branch begins inside its thinking: the prompt ends by opening it (white space may follow), or
         what was generated has opened it and not closed it. A tag that the user merely mentions does not count."""
         tags = self.parts.thinking
@@ -611,35 +581,6 @@ class Engine:
             return False
         rest = list(prefix.prompt[at + len(tags.open) :])
         return not rest or (len(rest) <= 2 and not self.parts.tokenizer.decode(rest).strip())
-
-
-def _done(growing: _Growing, finish: Finish, error: str | None = None) -> BranchEvent:
-    seconds = time.perf_counter() - growing.began if growing.began else 0.0
-    branch = Branch(
-        id=growing.id,
-        text=growing.detokenizer.finish(),
-        finish=finish,
-        token_ids=tuple(growing.token_ids),
-        logprobs=tuple(growing.logprobs),
-        final_logprobs=tuple(growing.final_logprobs),
-        entropies=tuple(growing.entropies),
-        explored=tuple(growing.explored),
-        span=growing.span,
-        rollbacks=tuple(growing.rollbacks),
-        discarded=growing.discarded,
-        prefill_tokens=growing.prefill_tokens,
-        error=error,
-        seconds=seconds,
-    )
-    return BranchEvent(growing.id, "done", growing.tokens, branch.text, branch)
-
-
-def _derived(seed: int, index: int) -> int:
-    """Index 0 is the seed itself; the others are hashed from it."""
-    if index == 0:
-        return seed
-    u = uniform(torch.tensor([seed]), torch.tensor([index]), DRAW_RESEED)
-    return int(u.item() * 2**53)
 
 
 def _rfind(ids: Sequence[int], wanted: Sequence[int]) -> int:

@@ -5,9 +5,9 @@ This file knows transformers' model classes. It does not know slots or sampling.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,11 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
-from led_agent.engine.attention import NAME
 from led_agent.engine.memory import free_bytes
-from led_agent.engine.packing import fuse_norms, pack_linears
+from led_agent.engine.trunk import Memory, Perturbation, Trunk
 from led_agent.errors import ModelError, UsageError
 
-__all__ = ["SUPPORTED", "ModelParts", "Perturbation", "Thinking", "load_parts", "without_bars"]
-
-# A block's number, counted from 1, and what becomes of the residual stream [rows, queries, hidden] behind it.
-Perturbation = tuple[int, Callable[[Tensor], Tensor]]
-
+__all__ = ["SUPPORTED", "ModelParts", "Thinking", "load_parts", "without_bars"]
 
 # Proven by parity tests on random models of each. All have model.layers, model.norm and lm_head, and apply nothing
 # between the two that a shallower state would have to go through as well.
@@ -50,7 +45,8 @@ class ModelParts:
     """A model's parts, as the engine needs them.
 
     Attributes:
-        model: The unmodified transformers model, in evaluation mode, with our attention function.
+        model: The transformers model whose weights are used, in evaluation mode.
+        trunk: Its forward.
         tokenizer: None for a model used with token ids only.
         vocab: Tokens that can be sampled: the head's columns without its padding.
         context: Positions that a sequence may have.
@@ -59,36 +55,25 @@ class ModelParts:
     """
 
     model: PreTrainedModel
+    trunk: Trunk
     tokenizer: Any
     vocab: int
     context: int
     eos: frozenset[int]
     thinking: Thinking
-    _taps: dict[int, Tensor] = field(default_factory=dict)
-    _wanted: frozenset[int] = frozenset()
-    _changes: Sequence[Perturbation] = ()
-
-    def __post_init__(self) -> None:
-        for index, block in enumerate(self.blocks):
-            block.register_forward_hook(self._keep_after(index + 1))
-        self.blocks[0].register_forward_pre_hook(self._keep_input, with_kwargs=True)
 
     @classmethod
     def of(cls, model: PreTrainedModel, tokenizer: Any = None) -> ModelParts:
-        """Take a model apart. It stays usable, but attends by our function from now on and, on a CPU, multiplies by
-        packed copies of its weights.
+        """Take a model apart. It stays usable as it was; its weights must not change any more.
 
         Raises:
             ModelError: its architecture isn't covered; the message says what stands against it.
         """
         _check_architecture(model)
         model.train(False)
-        model.set_attn_implementation(NAME)
-        if model.device.type == "cpu":
-            pack_linears(model, spare_bytes=free_bytes(model.device) // 3)
-            fuse_norms(model)
         return cls(
             model=model,
+            trunk=Trunk(model, spare_bytes=free_bytes(model.device) // 3 if model.device.type == "cpu" else 0),
             tokenizer=tokenizer,
             vocab=_vocab(model, tokenizer),
             context=_context(model.config),
@@ -97,13 +82,8 @@ class ModelParts:
         )
 
     @property
-    def blocks(self) -> Sequence[torch.nn.Module]:
-        blocks: Sequence[torch.nn.Module] = self.model.model.layers
-        return blocks
-
-    @property
     def n_blocks(self) -> int:
-        return len(self.blocks)
+        return len(self.model.model.layers)
 
     @property
     def device(self) -> torch.device:
@@ -126,65 +106,26 @@ class ModelParts:
     @property
     def kv_shape(self) -> tuple[int, int, int]:
         """(layers, kv_heads, head_dim) of the keys and values."""
-        config = self.model.config
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return self.n_blocks, config.num_key_value_heads, head_dim
+        return self.n_blocks, self.trunk.kv_heads, self.trunk.head_dim
 
-    def hidden(self, ids: Tensor, positions: Tensor, mask: Tensor, cache: Any) -> Tensor:
-        """The normed final states [rows, queries, hidden] of a forward with our cache and mask."""
-        out = self.model.model(
-            input_ids=ids, position_ids=positions, attention_mask=mask, past_key_values=cache, use_cache=True
-        )
-        states: Tensor = out.last_hidden_state
-        return states
+    def forward(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        memory: Memory,
+        taps: Collection[int] = (),
+        changes: Sequence[Perturbation] = (),
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """``Trunk.forward``: the final states [n, hidden] of tokens [n], normed, and tapped residual streams."""
+        return self.trunk.forward(ids, positions, memory, taps, changes)
 
     def head(self, states: Tensor) -> Tensor:
         """Logits [rows, vocab] of states [rows, hidden], in the model's dtype, padding columns left out."""
-        logits: Tensor = self.model.lm_head(states)
-        return logits[..., : self.vocab]
+        return self.trunk.head(states)[..., : self.vocab]
 
     def norm(self, states: Tensor) -> Tensor:
         """The final norm."""
-        normed: Tensor = self.model.model.norm(states)
-        return normed
-
-    @contextmanager
-    def tapping(self, after: frozenset[int]) -> Iterator[dict[int, Tensor]]:
-        """Keep references to the residual stream [rows, queries, hidden] after these numbers of blocks (0 is the
-        embeddings) in every forward inside the block; gone when it is left."""
-        self._wanted = after
-        try:
-            yield self._taps
-        finally:
-            self._wanted = frozenset()
-            self._taps.clear()
-
-    @contextmanager
-    def perturbing(self, changes: Sequence[Perturbation]) -> Iterator[None]:
-        """Change the residual stream behind blocks in every forward inside the block of code; taps see it changed."""
-        self._changes = changes
-        try:
-            yield
-        finally:
-            self._changes = ()
-
-    def _keep_after(self, depth: int) -> Any:
-        def hook(_module: torch.nn.Module, _args: Any, output: Any) -> Any:
-            stream = before = output if isinstance(output, Tensor) else output[0]
-            for behind, change in self._changes:
-                if behind == depth:
-                    stream = change(stream)
-            if depth in self._wanted:
-                self._taps[depth] = stream
-            if stream is before:
-                return None  # leave the output as it is
-            return stream if isinstance(output, Tensor) else (stream, *output[1:])
-
-        return hook
-
-    def _keep_input(self, _module: torch.nn.Module, args: Any, kwargs: Any) -> None:
-        if 0 in self._wanted:
-            self._taps[0] = args[0] if args else kwargs["hidden_states"]
+        return self.trunk.norm(states)
 
 
 def load_parts(path: str | Path, *, device: str = "auto", dtype: str = "auto") -> ModelParts:

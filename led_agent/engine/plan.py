@@ -11,6 +11,7 @@ from torch import Tensor
 
 from led_agent.decoding.processors import Filters
 from led_agent.decoding.sampling import PlainSettings
+from led_agent.engine.cache import Sharing
 from led_agent.engine.model import ModelParts
 from led_agent.types import Decoding, DepthExploration, LatentDistiller, LatentNoise, LayerContrast, Sibling
 
@@ -78,6 +79,7 @@ class Plan:
     distilled: tuple[Distilled, ...]
     typical: tuple[Typical, ...]
     penalty: Tensor | None  # float32 [rows], where a row has one
+    sharing: tuple[Sharing, ...] = ()
 
     @property
     def taps(self) -> frozenset[int]:
@@ -93,8 +95,10 @@ class Plan:
         spans: Sequence[str],
         parts: ModelParts,
         siblings: Sequence[Sibling | None] = (),
+        sharing: Sequence[Sharing] = (),
     ) -> Plan:
-        """Args: one decoding and resolved span ("think", "all", "none") for each row, and each row's siblings."""
+        """Args: one decoding and resolved span ("think", "all", "none") for each row, each row's siblings, and which
+        rows share prefixes."""
         device = parts.device
         family = siblings or [None] * len(decodings)
         stratified = [_stratified(d, s) for d, s in zip(decodings, family, strict=True)]
@@ -140,6 +144,7 @@ class Plan:
             distilled=distilled,
             typical=typical,
             penalty=torch.tensor([d.repetition_penalty for d in decodings], device=device) if penalised else None,
+            sharing=tuple(sharing),
         )
 
 

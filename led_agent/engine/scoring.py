@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import torch
 
-from led_agent.engine.attention import prefill_mask
 from led_agent.engine.cache import PrefixCache
 from led_agent.engine.model import ModelParts
 
@@ -48,9 +47,8 @@ class CleanScorer:
             start = self._cache.filled
             stop = min(start + _PIECE, len(whole) - 1)
             device = self._parts.device
-            ids = torch.tensor([whole[start:stop]], device=device)
-            positions = torch.arange(start, stop, device=device)[None]
-            states = self._parts.hidden(ids, positions, prefill_mask(start, stop, device), self._cache)[0]
+            ids = torch.tensor(whole[start:stop], device=device)
+            states, _ = self._parts.forward(ids, self._cache.begin(stop - start), self._cache)
             posterior = self._parts.head(states).float().log_softmax(-1)  # [piece, vocab]
             self._cache.advance(stop - start)
             following = torch.tensor(whole[start + 1 : stop + 1], device=device)

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from led_agent.decoding.noise import Frames, directions, next_gain, perturb, scale
-from led_agent.engine.attention import decode_mask
-from led_agent.engine.cache import BUCKET, SlotCache, round_up
+from led_agent.engine.cache import SlotCache, round_up
 from led_agent.engine.choose import Chosen, choose, row_multiple
-from led_agent.engine.model import ModelParts, Perturbation
+from led_agent.engine.model import ModelParts
 from led_agent.engine.plan import Noisy, Plan
 from led_agent.engine.state import RowState
+from led_agent.engine.trunk import Perturbation
 
 __all__ = ["decode_step"]
 
@@ -27,19 +27,16 @@ def decode_step(
     """Compute one token for rows 0 … plan.rows - 1 and move their state on.
 
     Args:
-        longest: The furthest position of a live row.
+        longest: The furthest place in its slot that a live row writes.
         frames: Where siblings' orthogonal directions are kept.
     """
     rows = round_up(plan.rows, row_multiple(parts.device))
-    reach = min(round_up(longest + 1, BUCKET), cache.capacity)
-    position = state.position[:rows].clamp(max=cache.capacity - 1)
-    cache.begin(position, reach)
-    mask = decode_mask(position, reach, parts.dtype)
+    position = state.position[:rows]
+    cache.begin(position, longest, plan.sharing)
     noise = [piece for group in plan.noisy for piece in _noise(group, state, parts.width, frames)]
-    with parts.tapping(plan.taps) as taps, parts.perturbing(noise):
-        final = parts.hidden(state.token[:rows, None], position[:, None], mask, cache)[:, -1]  # [rows, hidden]
-        logits = parts.head(final)[: plan.rows].float()  # [plan.rows, vocab]
-        chosen = choose(parts, logits, final, {after: tap[:, -1] for after, tap in taps.items()}, state, plan)
+    final, taps = parts.forward(state.token[:rows], position, cache, plan.taps, noise)
+    logits = parts.head(final)[: plan.rows].float()  # [plan.rows, vocab]
+    chosen = choose(parts, logits, final, taps, state, plan)
     state.advance(chosen.token)
     _adapt(plan, state, chosen)
     return chosen
@@ -76,9 +73,8 @@ def _orthogonal(group: Noisy, state: RowState, counter: Tensor, width: int, fram
 
 
 def _perturb_rows(rows: Tensor, direction: Tensor, amount: Tensor, tangent: bool, states: Tensor) -> Tensor:
-    """Of states [rows, 1, width], the same with those of ``rows`` moved."""
-    moved = perturb(states[rows, 0], direction, amount, tangent=tangent)
-    return states.index_copy(0, rows, moved[:, None])
+    """Of states [rows, width], the same with those of ``rows`` moved."""
+    return states.index_copy(0, rows, perturb(states[rows], direction, amount, tangent=tangent))
 
 
 def _adapt(plan: Plan, state: RowState, chosen: Chosen) -> None:

@@ -33,9 +33,13 @@ class Detokenizer:
 
     def append(self, token: int) -> str:
         """Take a token; the text that is new by it, empty while a character is incomplete."""
-        if self._tokenizer is None:
+        self.hold(token)
+        return self.catch_up()
+
+    def catch_up(self) -> str:
+        """The text of tokens that were held, empty where there is none, or a character is incomplete."""
+        if self._tokenizer is None or self._cut or self._read == len(self._ids):
             return ""
-        self._ids.append(token)
         before, after = self._window()
         if after.endswith(_UNFINISHED) or len(after) <= len(before):
             return ""
@@ -45,7 +49,7 @@ class Detokenizer:
         return fresh
 
     def hold(self, token: int) -> None:
-        """Take a token whose text is asked for later, with the next one's or at the end."""
+        """Take a token whose text is asked for later: with the next one's, by ``catch_up``, or at the end."""
         if self._tokenizer is not None:
             self._ids.append(token)
 

@@ -9,7 +9,6 @@ import torch
 
 from led_agent.decoding import exploration_law
 from led_agent.engine import BranchEvent, Engine, EngineRequest
-from led_agent.engine.attention import prefill_mask
 from led_agent.engine.cache import PrefixCache
 from led_agent.engine.choose import Chosen, choose
 from led_agent.engine.model import ModelParts
@@ -92,10 +91,9 @@ def sequence_laws(model: Any, ids: list[int], new: int, exploration: DepthExplor
 def state_of(parts: ModelParts, ids: list[int]) -> tuple[torch.Tensor, torch.Tensor, dict[int, torch.Tensor]]:
     """Logits [1, vocab], final state [1, hidden] and all taps behind a prompt, by the engine's own parts."""
     cache = PrefixCache(parts.kv_shape, len(ids), dtype=parts.dtype, device=parts.device)
-    positions = torch.arange(len(ids))[None]
-    with torch.inference_mode(), parts.tapping(frozenset(range(parts.n_blocks + 1))) as taps:
-        final = parts.hidden(torch.tensor([ids]), positions, prefill_mask(0, len(ids), parts.device), cache)[:, -1]
-        return parts.head(final).float(), final, {after: tap[:, -1].clone() for after, tap in taps.items()}
+    with torch.inference_mode():
+        states, taps = parts.forward(torch.tensor(ids), cache.begin(len(ids)), cache, range(parts.n_blocks + 1))
+        return parts.head(states[-1:]).float(), states[-1:], {after: tap[-1:] for after, tap in taps.items()}
 
 
 @torch.inference_mode()

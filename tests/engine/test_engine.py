@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from led_agent.engine import Engine, EngineRequest
+from led_agent.engine.model import ModelParts
 from led_agent.errors import ModelError, UsageError
 from led_agent.types import Branch, Decoding, DepthExploration
 from tests.engine.reference import branches, events, greedy, make_engine
@@ -294,3 +295,21 @@ def test_slots_must_be_positive():
 def test_loading_what_is_not_there():
     with pytest.raises(ModelError, match="no alias"):
         Engine.load("surely-not-a-model")
+
+
+@pytest.mark.parametrize("stop", [(), ("w7",)])
+def test_steps_that_tell_nothing_give_the_same_branches(stop: tuple[str, ...]):
+    """Text that is put off comes out as it would have, token by token."""
+    tokenizer = tiny_tokenizer()
+    parts = ModelParts.of(tiny_model("llama", vocab_size=len(tokenizer)), tokenizer)
+    results = []
+    for told in (True, False):
+        engine = Engine(parts, slots=4)
+        engine.submit(EngineRequest("x", [4, 9], Decoding.plain(1.0), seed=2, max_tokens=40, n=6, stop=stop))
+        events = []
+        while engine.busy:
+            events += engine.step(progress=told)
+        assert any(event.kind == "progress" for event in events) == told
+        results.append({e.id: e.branch.model_copy(update={"seconds": 0.0}) for e in events if e.branch is not None})
+    assert results[0] == results[1]
+    assert len(results[0]) == 6

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from led_agent.engine import Engine, EngineRequest
+from led_agent.engine.cache import SlotCache
 from led_agent.engine.choose import choose
 from led_agent.engine.model import load_parts
 from led_agent.models import locate
 from led_agent.types import Branch, Decoding, DepthExploration, QualityGuard, Rollback, Sibling
-from tests.engine.reference import branches, events, greedy, make_engine
+from tests.engine.reference import branches, greedy, make_engine
 from tests.tiny import tiny_model, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -207,16 +208,20 @@ def test_logits_that_stay_not_finite_end_a_guarded_branch_too(bend: Any):
 def poison(engine: Engine, at: int, *, name: str = "x", times: int = 1) -> Engine:
     """Let a block's output be NaN once, as an overflow would: what is behind it writes NaN keys and values."""
 
-    def hook(_module: Any, _args: Any, output: torch.Tensor) -> torch.Tensor | None:
-        if output.shape[0] < 4 or output.shape[1] > 1:  # not a decode step
-            return None
-        poisoned = output.clone()
+    def spoil(states: torch.Tensor) -> torch.Tensor:
+        poisoned = states.clone()
         for row, growing in enumerate(engine._live):
             if len(growing.token_ids) == at and growing.id == name and len(growing.rollbacks) < times:
                 poisoned[row] = float("nan")
         return poisoned
 
-    engine.parts.blocks[2].register_forward_hook(hook)
+    forward = engine.parts.forward
+
+    def spoiled(ids: torch.Tensor, positions: torch.Tensor, memory: Any, taps: Any = (), changes: Any = ()) -> Any:
+        behind = [(3, spoil)] if isinstance(memory, SlotCache) else []  # in decode steps only
+        return forward(ids, positions, memory, taps, [*changes, *behind])
+
+    engine.parts.forward = spoiled  # type: ignore[method-assign]
     return engine
 
 
@@ -252,7 +257,10 @@ def test_a_distiller_survives_states_that_are_not_finite():
 def test_text_is_that_of_the_tokens_right_after_being_turned_back_and_at_the_end(bend: Any):
     engine = bend(engine_of(), stuck(12))
     request = EngineRequest("x", PROMPT, guarded(ngram=2, repeats=3, longest_step=5), seed=4, max_tokens=40)
-    seen = events(engine, request)
+    engine.submit(request)
+    seen = []
+    while engine.busy:
+        seen += engine.step()
     branch = seen[-1].branch
     assert branch is not None
     texts, counts = [event.text for event in seen], [event.tokens for event in seen]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, Qwen3NextConfig
 
+from led_agent.engine.cache import PrefixCache
 from led_agent.engine.model import ModelParts, load_parts
 from led_agent.errors import ModelError, UsageError
 from tests.tiny import FAMILIES, tiny_config, tiny_model, tiny_tokenizer
@@ -16,17 +17,17 @@ from tests.tiny import FAMILIES, tiny_config, tiny_model, tiny_tokenizer
 @pytest.mark.parametrize("family", FAMILIES)
 def test_taps_are_the_hidden_states(family: str):
     model = tiny_model(family)
-    ids = torch.tensor([[3, 1, 4, 1, 5]])
+    ids = torch.tensor([3, 1, 4, 1, 5])
     with torch.no_grad():
         parts = ModelParts.of(model)
-        parts.model.set_attn_implementation("sdpa")  # the taps alone are looked at here
-        states = model.model(input_ids=ids, output_hidden_states=True).hidden_states
-        with parts.tapping(frozenset({0, 2, 5})) as taps:
-            parts.model.model(input_ids=ids)
-            for depth in (0, 2, 5):
-                torch.testing.assert_close(taps[depth], states[depth])
-            assert set(taps) == {0, 2, 5}
-    assert not taps
+        out = model.model(input_ids=ids[None], output_hidden_states=True)
+        cache = PrefixCache(parts.kv_shape, 5, dtype=parts.dtype, device=parts.device)
+        final, taps = parts.forward(ids, cache.begin(5), cache, taps=(0, 2, 5))
+    assert set(taps) == {0, 2, 5}
+    for depth, tap in taps.items():
+        scale = float(out.hidden_states[depth].abs().max())
+        torch.testing.assert_close(tap, out.hidden_states[depth][0], atol=1e-5 * scale, rtol=0)
+    torch.testing.assert_close(final, out.last_hidden_state[0], atol=1e-5 * float(final.abs().max()), rtol=0)
 
 
 def test_an_uncovered_architecture_is_refused_before_its_weights_are_read(tmp_path: Path):

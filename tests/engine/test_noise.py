@@ -15,6 +15,7 @@ import torch
 from led_agent.decoding.noise import perturb
 from led_agent.engine import Engine, EngineRequest
 from led_agent.engine import engine as engine_module
+from led_agent.engine.cache import SlotCache
 from led_agent.types import Branch, Decoding, DepthExploration, LatentNoise, QualityGuard, Sibling
 from tests.engine.reference import branches, full_logits, make_engine
 from tests.tiny import FAMILIES, tiny_model, tiny_tokenizer
@@ -164,6 +165,12 @@ def test_a_noisy_branch_is_the_same_in_any_company_to_the_bit(noise: LatentNoise
 # --- where it goes ---------------------------------------------------------------------------------------------------
 
 
+def held(engine: Engine) -> torch.Tensor:
+    """Keys and values [2, layers, heads, positions, dim] of the first slot."""
+    cache = engine._cache
+    return torch.stack([cache.keys[:, 0].transpose(-1, -2), cache.values[:, 0]])
+
+
 @pytest.mark.parametrize("prompt_end", [False, True])
 def test_noise_never_reaches_the_prompts_keys_and_values(prompt_end: bool):
     noise = LatentNoise(sigma=0.5, prompt_end=prompt_end)
@@ -175,7 +182,7 @@ def test_noise_never_reaches_the_prompts_keys_and_values(prompt_end: bool):
         loud.step()
         quiet.step()
         # Keys and values [2, layers, heads, positions, dim]; those of block FIRST itself are made from its input.
-        ours, theirs = loud._cache.kv[:, :, 0].clone(), quiet._cache.kv[:, :, 0].clone()
+        ours, theirs = held(loud), held(quiet)
         assert torch.equal(ours[..., :end, :], theirs[..., :end, :])
         assert torch.equal(ours[:, :FIRST, :, end], theirs[:, :FIRST, :, end])
         assert torch.equal(ours[:, FIRST:, :, end], theirs[:, FIRST:, :, end]) != prompt_end
@@ -198,10 +205,14 @@ def test_what_continues_a_branch_starts_from_clean_keys_and_values():
 def test_blocks_say_behind_which_blocks_it_is_added(monkeypatch: pytest.MonkeyPatch):
     seen: list[list[int]] = []
     engine = engine_of(1)
-    perturbing = engine.parts.perturbing
-    monkeypatch.setattr(
-        engine.parts, "perturbing", lambda changes: (seen.append([at for at, _ in changes]), perturbing(changes))[1]
-    )
+    forward = engine.parts.forward
+
+    def watched(ids: torch.Tensor, positions: torch.Tensor, memory: Any, taps: Any = (), changes: Any = ()) -> Any:
+        if isinstance(memory, SlotCache):  # a decode step
+            seen.append([at for at, _ in changes])
+        return forward(ids, positions, memory, taps, changes)
+
+    monkeypatch.setattr(engine.parts, "forward", watched)
     for blocks, after in ((None, [FIRST, LAST]), ((2, 5), [2, 3, 4, 5]), ((6, 6), [6])):
         seen.clear()
         decoding = noisy(LatentNoise(sigma=0.5, blocks=blocks))

@@ -12,7 +12,7 @@ import torch
 
 from led_agent.decoding.processors import warped
 from led_agent.engine import Engine, EngineRequest
-from led_agent.engine.engine import _derived
+from led_agent.engine.growing import derived
 from led_agent.engine.model import load_parts
 from led_agent.models import locate
 from led_agent.types import Branch, Decoding, DepthExploration, LatentNoise, Sibling
@@ -193,7 +193,7 @@ def test_siblings_one_by_one_on_two_engines_are_those_of_one_request_to_the_bit(
             f"x/{i}",
             PROMPT,
             decoding,
-            seed=_derived(seed, i),
+            seed=derived(seed, i),
             max_tokens=14,
             sibling=Sibling(group=seed, index=i, of=n),
         )
@@ -212,7 +212,7 @@ def test_siblings_keep_their_codes_when_rows_move():
     whole = branches(make_engine(MODEL, slots=9), EngineRequest("x", PROMPT, decoding, seed=6, max_tokens=12, n=9))
     singles = [
         EngineRequest(
-            f"x/{i}", PROMPT, decoding, seed=_derived(6, i), max_tokens=2 + i, sibling=Sibling(group=6, index=i, of=9)
+            f"x/{i}", PROMPT, decoding, seed=derived(6, i), max_tokens=2 + i, sibling=Sibling(group=6, index=i, of=9)
         )
         for i in range(9)
     ]
@@ -227,7 +227,7 @@ def test_independent_siblings_are_single_requests_with_seeds_of_their_own(decodi
         pytest.skip("orthogonal siblings share their directions, however their tokens are drawn")
     alone = decoding.replace(siblings="independent")
     grown = branches(make_engine(MODEL), EngineRequest("x", PROMPT, alone, seed=5, max_tokens=20, n=5))
-    singles = [EngineRequest(f"x/{i}", PROMPT, decoding, seed=_derived(5, i), max_tokens=20) for i in range(5)]
+    singles = [EngineRequest(f"x/{i}", PROMPT, decoding, seed=derived(5, i), max_tokens=20) for i in range(5)]
     for name, branch in branches(make_engine(MODEL), *singles).items():
         assert same(branch, grown[name])
 
