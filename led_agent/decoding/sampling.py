@@ -23,8 +23,10 @@ __all__ = [
     "DRAW_TOKEN",
     "Drawn",
     "PlainSettings",
+    "filtered_weights",
     "inverse_cdf",
     "lay",
+    "lay_everywhere",
     "lay_ordered",
     "normals",
     "nothing_drawn",
@@ -262,11 +264,39 @@ def lay_ordered(weights: Tensor, u: Tensor) -> Drawn:
     return Drawn(index, (width / total).log().float(), code, width / total)
 
 
+def lay_everywhere(weights: Tensor, u: Tensor) -> Drawn:
+    """``lay`` without a look at the outcome: what lies behind the most probable tokens is searched for every row, in
+    blocks, so that a device need not wait for its host."""
+    rows, n = weights.shape
+    head = weights.topk(min(_HEAD, n), -1)
+    sums = head.values.double().cumsum(-1)  # [rows, head]
+    total = sums[:, -1] if n <= _HEAD else row_sum(weights, exact=True).maximum(sums[:, -1])
+    target = (u * total).minimum(torch.nextafter(total, torch.zeros_like(total)))
+    token, low, width = _interval(head.values.double(), sums, target)
+    token = head.indices.gather(1, token[:, None]).squeeze(1)
+    if n > _HEAD:
+        rest = F.pad(weights.scatter(1, head.indices, 0.0), (0, -n % _BLOCK)).view(rows, -1, _BLOCK)
+        blocks = rest.sum(-1, dtype=torch.float64)
+        running = blocks.cumsum(-1)
+        edge = sums[:, -1]
+        block, before, _ = _interval(blocks, running, target - edge)
+        inner = rest.gather(1, block[:, None, None].expand(rows, 1, _BLOCK)).squeeze(1).double()
+        within, start, size = _interval(inner, inner.cumsum(-1), target - edge - before)
+        behind = (target >= edge) & (
+            running[:, -1] > 0
+        )  # else only rounding led here, and the head's last token stands
+        token = torch.where(behind, block * _BLOCK + within, token)
+        low, width = torch.where(behind, edge + before + start, low), torch.where(behind, size, width)
+    code = ((target - low) / width).clamp(0.0, BELOW_ONE)
+    return Drawn(token, (width / total).log().float(), code, width / total)
+
+
 def _interval(weights: Tensor, sums: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Index, lower edge and width [rows] of the interval that holds each target; the last one of width above 0 for a
     target beyond them all. Weights and their running sums: float64 [rows, n]."""
     end = torch.nextafter(sums[:, -1:], torch.zeros_like(sums[:, -1:]))
     index = torch.searchsorted(sums, target[:, None].minimum(end), right=True)
+    index = index.clamp(max=weights.shape[1] - 1)  # where there are no weights at all, whatever it is worth
     width = weights.gather(1, index)
     low = sums.gather(1, index) - width
     return index.squeeze(1), low.squeeze(1), width.squeeze(1)
@@ -351,7 +381,7 @@ def _sample_filtered(logits: Tensor, settings: PlainSettings, rows: Tensor, u: T
     scaled = _scaled(logits, settings, rows)
     total = row_sum(scaled.exp())  # [rows], over the whole vocabulary
     head = scaled.topk(width, -1)
-    weights = _filtered_weights(head.values, total, top_k, top_p, min_p)
+    weights = filtered_weights(head.values, total, top_k, top_p, min_p)
     drawn = lay_ordered(weights, u)
     drawn = replace(drawn, token=head.indices.gather(1, drawn.token[:, None]).squeeze(1))
     mass = head.values.exp().sum(-1) / total
@@ -362,7 +392,7 @@ def _sample_filtered(logits: Tensor, settings: PlainSettings, rows: Tensor, u: T
     return drawn
 
 
-def _filtered_weights(values: Tensor, total: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
+def filtered_weights(values: Tensor, total: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
     """Weights float64 [rows, m] of sorted logits [rows, m], 0 where top-k, top-p or min-p leave a token out.
 
     Args:
@@ -385,6 +415,6 @@ def plain_law(logits: Tensor, settings: PlainSettings) -> Tensor:
     scaled = logits.double() / torch.where(greedy, 1.0, settings.temperature)[:, None]
     order = scaled.sort(dim=-1, descending=True, stable=True)
     values = order.values - order.values[:, :1]
-    weights = _filtered_weights(values, values.exp().sum(-1), settings.top_k, settings.top_p, settings.min_p)
+    weights = filtered_weights(values, values.exp().sum(-1), settings.top_k, settings.top_p, settings.min_p)
     law = torch.zeros_like(scaled).scatter(1, order.indices, weights / weights.sum(-1, keepdim=True))
     return torch.where(greedy[:, None], F.one_hot(logits.argmax(-1), vocab).to(law), law)

@@ -182,7 +182,7 @@ class SlotCache:
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copy a row's sequence, ``length`` positions long, onto another row."""
-        places = length - int(self.starts[source])
+        places = min(length - int(self.starts[source]), self.capacity)
         self.starts[target] = self.starts[source]
         self.keys[:, target, ..., :places] = self.keys[:, source, ..., :places]
         self.values[:, target, :, :places] = self.values[:, source, :, :places]

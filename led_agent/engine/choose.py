@@ -28,7 +28,7 @@ from led_agent.engine.model import ModelParts
 from led_agent.engine.plan import Contrast, Distilled, Group, Plan, Typical
 from led_agent.engine.state import RowState
 
-__all__ = ["Chosen", "choose", "row_multiple"]
+__all__ = ["Chosen", "choose", "posterior", "posteriors", "row_multiple"]
 
 # Logits of shallower states held at a time.
 _TILE_BYTES = 24 * 2**20
@@ -95,12 +95,7 @@ def choose(
         taps: Residual streams [rows or more, hidden] by the number of blocks behind them.
     """
     rows = plan.rows
-    shifted = logits - logits.amax(-1, keepdim=True)  # [rows, vocab]
-    weights = shifted.exp()
-    total = row_sum(weights)
-    # A banned token's logit is -inf, and its share of the entropy 0.
-    entropy = (total.log() - row_sum(weights.mul_(shifted.clamp(min=_LEAST))) / total).float()
-    sound = entropy.isfinite()
+    shifted, total, entropy, sound = posterior(logits)
     if not bool(sound.all()):
         shifted = torch.where(sound[:, None], shifted, 0.0)  # something to draw from; the engine drops the row
     u, coded = state.numbers(rows)
@@ -134,6 +129,17 @@ def choose(
     return Chosen(
         token, step.drawn.logprob, final_logprob, entropy, total.float().reciprocal(), step.explored, step.sound
     )
+
+
+def posterior(logits: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Of logits float32 [rows, vocab]: the same less the largest of their row, the sum of their exponentials, float64
+    [rows], the entropy (nat), float32 [rows], and whether all are finite, bool [rows]."""
+    shifted = logits - logits.amax(-1, keepdim=True)  # [rows, vocab]
+    weights = shifted.exp()
+    total = row_sum(weights)
+    # A banned token's logit is -inf, and its share of the entropy 0.
+    entropy = (total.log() - row_sum(weights.mul_(shifted.clamp(min=_LEAST))) / total).float()
+    return shifted, total, entropy, entropy.isfinite()
 
 
 def _penalised(logits: Tensor, shifted: Tensor, state: RowState, plan: Plan) -> Tensor:
@@ -268,7 +274,7 @@ def _explored(step: _Step, group: Group, of: _Candidates, wanted: Tensor) -> Ten
         return of.plain
     rows, ids, plain = of.rows[which], of.ids[which], of.plain[which]
     states = torch.stack([step.taps[after][rows] for after in group.blocks], 1)  # [e, d-1, hidden]
-    below = _posteriors(step.parts, states, ids, of.temperature[which], group.exploration.norm)
+    below = posteriors(step.parts, states, ids, of.temperature[which], group.exploration.norm)
     allowed = step.logits[rows].gather(1, ids).isneginf().logical_not()
     q, _ = explored_law(torch.cat([of.p0[which, None], below.double()], 1), allowed)
     if not group.everywhere:
@@ -278,7 +284,7 @@ def _explored(step: _Step, group: Group, of: _Candidates, wanted: Tensor) -> Ten
     return of.plain.index_copy(0, which, torch.where(finite[:, None], q, plain))
 
 
-def _posteriors(parts: ModelParts, states: Tensor, ids: Tensor, temperature: Tensor, norm: str) -> Tensor:
+def posteriors(parts: ModelParts, states: Tensor, ids: Tensor, temperature: Tensor, norm: str) -> Tensor:
     """Probabilities of the candidates under the shallower states, over the whole vocabulary. Logits are made a tile at
     a time, and normalised in float32 a few rows at a time, which stay in the processor's cache.
 

@@ -21,6 +21,7 @@ import torch
 from led_agent.decoding.guard import Finding, Watch
 from led_agent.decoding.noise import Frames
 from led_agent.decoding.siblings import sibling_code
+from led_agent.engine.ahead import Ahead, Ticket
 from led_agent.engine.cache import PrefixCache, Sharing, SlotCache, round_up
 from led_agent.engine.choose import Chosen, row_multiple
 from led_agent.engine.growing import Growing, Prefix, derived
@@ -31,6 +32,7 @@ from led_agent.engine.prefixes import CHUNK, Prefixes
 from led_agent.engine.requests import BranchEvent, EngineRequest
 from led_agent.engine.scoring import CleanScorer
 from led_agent.engine.state import RowState
+from led_agent.engine.static import StaticPlan
 from led_agent.engine.step import decode_step
 from led_agent.engine.text import Detokenizer, find_stop
 from led_agent.errors import UsageError
@@ -40,6 +42,7 @@ __all__ = ["Engine"]
 
 _KEEP_FINISHED = 4096  # finished branches that can still be named as a parent
 _MACRO_TOKENS = 8  # tokens between two looks at who wants what
+_AHEAD = 16  # steps that a GPU takes between two looks of the host
 _MACRO_SECONDS = 0.2  # the same where steps are slow
 _MAX_WAITING = 65_536  # branches
 _SHARING_PAYS = 2048  # positions of a prefix times siblings, from where on they had better share it
@@ -59,6 +62,9 @@ class Engine:
         share_prefixes: Whether siblings attend to one copy of a long prompt: "auto" where the prompt's length times the
             number of siblings promises that it pays, which a branch's own request decides, or always, or never.
         max_waiting: Branches that may wait for a slot; more are refused.
+        ahead: How many steps the device takes between two looks of the host, which then lags as many behind; None is 16
+            on CUDA and 0 elsewhere, where the host takes every step with it. Batches with guards, noise, DoLa or ESamp
+            are stepped one by one anyhow.
 
     Raises:
         UsageError: no slots, or no memory for them.
@@ -72,6 +78,7 @@ class Engine:
         capacity: int | None = None,
         share_prefixes: Literal["auto", "always", "never"] = "auto",
         max_waiting: int = _MAX_WAITING,
+        ahead: int | None = None,
     ) -> None:
         if slots < 1:
             raise UsageError(f"slots is {slots}; at least 1 is needed")
@@ -91,6 +98,11 @@ class Engine:
         self._finished: OrderedDict[str, tuple[Prefix, int]] = OrderedDict()  # and how many tokens were its own
         self._frames = Frames()
         self._plan: Plan | None = None
+        self._static: StaticPlan | None = None
+        cuda = parts.device.type == "cuda"
+        steps = ahead if ahead is not None else _AHEAD if cuda else 0
+        self._ahead = Ahead(parts, self._cache, self._state, steps, capture=cuda) if steps else None
+        self._flying: deque[tuple[Ticket, list[Growing]]] = deque()  # launched, and not looked at yet
         self.slot_steps = self.busy_slot_steps = self.steps = 0
 
     @classmethod
@@ -206,12 +218,14 @@ class Engine:
         for growing in [g for g in self._waiting if g.id in doomed]:
             self._waiting.remove(growing)
             events.append(growing.done("cancelled"))
+        if not self._live:
+            self._flying.clear()
         return events
 
     @property
     def busy(self) -> bool:
         """Whether anything is being decoded or waits to be."""
-        return bool(self._live or self._waiting)
+        return bool(self._live or self._waiting or self._flying)
 
     # --- the loop ----------------------------------------------------------------------------------------------
 
@@ -233,15 +247,62 @@ class Engine:
         """
         events: list[BranchEvent] = []
         began = time.perf_counter()
-        for _ in range(tokens):
+        done = 0
+        while done < tokens and self.busy and (not done or time.perf_counter() - began <= _MACRO_SECONDS):
             events += self._admit()
+            flew = self._fly()
+            if flew is not None:
+                events += flew
+                done += self._ahead.steps if self._ahead is not None else 1
+                continue
             if self._live:
-                events += self._take(self._decode())
-            if not self.busy or time.perf_counter() - began > _MACRO_SECONDS:
-                break
+                events += self._take(self._live, self._decode())
+            done += 1
         if progress:
             events += [growing.progress() for growing in self._live if growing.token_ids]
         return events
+
+    def _fly(self) -> list[BranchEvent] | None:
+        """Launch steps, and look at those launched before; None where the batch has to be stepped one by one."""
+        if self._ahead is None:
+            return None
+        if self._plan is None:
+            self._plan, self._static = self._make_plan(), self._make_static_plan()
+        static = self._static if self._live else None
+        if static is None and not self._flying:
+            return None
+        if static is not None:
+            longest = max(growing.place for growing in self._live) + self._lead
+            self._flying.append((self._ahead.launch(static, longest), list(self._live)))
+            if len(self._flying) < 2:  # the host lags one launch behind
+                return []
+        ticket, growings = self._flying[0]  # counted in the lead until its last step is taken in
+        events: list[BranchEvent] = []
+        for chosen, taken in ticket.columns():
+            self.steps += 1
+            self.slot_steps += self.slots
+            self.busy_slot_steps += sum(not growing.ended for growing in growings)
+            events += self._take(growings, chosen, taken.tolist())
+        self._flying.popleft()
+        return events
+
+    @property
+    def _lead(self) -> int:
+        """How many steps the device may be ahead of what the host has seen."""
+        return sum(ticket.steps for ticket, _ in self._flying)
+
+    def _make_static_plan(self) -> StaticPlan | None:
+        if any(growing.reads_boundaries for growing in self._live):
+            return None
+        rows = 1 << (len(self._live) - 1).bit_length()  # few different numbers, for each has its graph
+        return StaticPlan.of(
+            [g.decoding for g in self._live],
+            [g.span for g in self._live],
+            self.parts,
+            [g.sibling for g in self._live],
+            self._sharing(),
+            min(round_up(rows, row_multiple(self.parts.device)), len(self._state.token)),
+        )
 
     def _decode(self) -> Chosen:
         """One token for every live branch."""
@@ -366,8 +427,8 @@ class Engine:
             self._state.remember(row, so_far.ids, self.parts.vocab)
         self._plan = None
 
-    def _take(self, chosen: Chosen) -> list[BranchEvent]:
-        """Give each live branch its token; retire those that end, turn back those that degrade."""
+    def _take(self, growings: Sequence[Growing], chosen: Chosen, taken: Sequence[bool] = ()) -> list[BranchEvent]:
+        """Give each branch its token, where it counts; retire those that end, turn back those that degrade."""
         columns = zip(
             chosen.token.tolist(),
             chosen.logprob.tolist(),
@@ -377,13 +438,16 @@ class Engine:
             chosen.sound.tolist(),
             strict=True,
         )
-        ended: list[tuple[int, Finish, str | None]] = []
-        for row, (growing, values) in enumerate(zip(self._live, columns, strict=True)):
-            finish, error = self._grow(row, growing, *values)
+        ended: dict[str, tuple[Finish, str | None]] = {}
+        rows = list(self._live)
+        for index, (growing, values) in enumerate(zip(growings, columns, strict=False)):  # rows for nobody come last
+            if growing.ended or (taken and not taken[index]):
+                continue
+            finish, error = self._grow(rows.index(growing) if growings is not self._live else index, growing, *values)
             if finish is not None:
-                ended.append((row, finish, error))
+                ended[growing.id] = finish, error
         # From the last row down, so that moving the last live row into a gap never moves one that is to end.
-        return [self._retire(row, finish, error) for row, finish, error in reversed(ended)]
+        return [self._retire(row, *ended[self._live[row].id]) for row in self._rows_of(set(ended))]
 
     def _grow(
         self,
@@ -494,7 +558,7 @@ class Engine:
             self._cache.clear(row, 0)
         last = len(self._live) - 1
         if row != last:
-            self._cache.move(last, row, self._live[last].position)
+            self._cache.move(last, row, self._live[last].position + self._lead)
             self._state.move(last, row)
             self._live[row] = self._live[last]
         self._live.pop()

@@ -37,7 +37,7 @@ class Prefix:
         return self.prompt + self.generated
 
 
-@dataclass
+@dataclass(eq=False)
 class Growing:
     """A branch on its way."""
 
@@ -63,6 +63,7 @@ class Growing:
     explored: list[bool] = field(default_factory=list)
     rollbacks: list[Rollback] = field(default_factory=list)
     discarded: int = 0
+    ended: bool = False
 
     @property
     def position(self) -> int:
@@ -114,6 +115,7 @@ class Growing:
 
     def done(self, finish: Finish, error: str | None = None) -> BranchEvent:
         """That it has ended."""
+        self.ended = True
         branch = Branch(
             id=self.id,
             text=self.detokenizer.finish(),

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
+from led_agent.engine.cpu import limit_threads, preferred_dtype
 from led_agent.engine.memory import free_bytes
 from led_agent.engine.trunk import Memory, Perturbation, Trunk
 from led_agent.errors import ModelError, UsageError
@@ -133,17 +134,21 @@ def load_parts(path: str | Path, *, device: str = "auto", dtype: str = "auto") -
 
     Args:
         device: "auto" (CUDA where there is one), or a torch device.
-        dtype: "auto" (float32 on CPU, bfloat16 on CUDA), "float32", "bfloat16" or "float16".
+        dtype: "auto" (bfloat16 on CUDA, and on a CPU where it is stored so and is faster there; else float32),
+            "float32", "bfloat16" or "float16".
 
     Raises:
         ModelError: it isn't there, or its architecture isn't covered.
         UsageError: no such device or dtype.
     """
     place = _device(device)
-    kind = _dtype(dtype, place)
+    if place.type == "cpu":
+        limit_threads()
     try:
         with without_bars():
-            _refuse_early(AutoConfig.from_pretrained(path))
+            config = AutoConfig.from_pretrained(path)
+            _refuse_early(config)
+            kind = _dtype(dtype, place, config)
             model = AutoModelForCausalLM.from_pretrained(path, dtype=kind)
             tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError, KeyError) as error:
@@ -180,9 +185,9 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _dtype(name: str, device: torch.device) -> torch.dtype:
+def _dtype(name: str, device: torch.device, config: Any) -> torch.dtype:
     if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
+        return preferred_dtype(config) if device.type == "cpu" else torch.bfloat16
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if name not in known:
         raise UsageError(f"no dtype is called {name!r}; use auto, {', '.join(known)}")

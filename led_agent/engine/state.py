@@ -40,6 +40,7 @@ class RowState:
         self.doubt, self.gain = torch.ones(slots, device=device), torch.ones(slots, device=device)
         self.thinking = zeros.bool()
         self.tags = thinking
+        self._tags = {tag: torch.tensor(tag, device=device) for tag in (thinking.open, thinking.close)}
         width = max(len(thinking.open), len(thinking.close), 1)
         self.recent = torch.full((slots, width), -1, dtype=torch.long, device=device)
         self.seen = torch.empty(0, 0, dtype=torch.bool, device=device)
@@ -81,10 +82,11 @@ class RowState:
 
     def move(self, source: int, target: int) -> None:
         """Copy one row's state onto another."""
-        for tensor in self._tensors():
+        for tensor in self.tensors():
             tensor[target] = tensor[source]
 
-    def _tensors(self) -> list[Tensor]:
+    def tensors(self) -> list[Tensor]:
+        """All there are, a row's entries at its index."""
         kept = [self.token, self.position, self.seed, self.thinking, self.recent, self.begins, self.steps]
         kept += [self.code, self.room, self.doubt, self.gain, *self.distillers.values()]
         return [*kept, self.seen] if len(self.seen) else kept
@@ -97,21 +99,23 @@ class RowState:
         return torch.where(coded, self.code[:rows], own), coded
 
     def follow(self, drawn: Drawn, coded: Tensor) -> None:
-        """Let the codes go on inside the intervals that were taken."""
+        """Let the codes, bool [rows] of those that drew, go on inside the intervals that were taken."""
         rows = len(coded)
         self.code[:rows] = torch.where(coded, drawn.code, self.code[:rows])
         self.room[:rows] *= torch.where(coded, drawn.width, 1.0)
 
-    def advance(self, token: Tensor) -> None:
-        """Take in the tokens just chosen, int64 [rows]."""
+    def advance(self, token: Tensor, taken: Tensor | None = None) -> None:
+        """Take in the tokens just chosen, int64 [rows]; of the rows in ``taken``, bool [rows], where it is given."""
         rows = len(token)
-        self.token[:rows] = token
-        self.position[:rows] += 1
+        keeps = torch.ones_like(token, dtype=torch.bool) if taken is None else taken
+        self.token[:rows] = torch.where(keeps, token, self.token[:rows])
+        self.position[:rows] += keeps
         if len(self.seen):
-            self.seen[torch.arange(rows, device=token.device), token] = True
+            self.seen[torch.arange(rows, device=token.device), token] |= keeps
         if not self.tags:
             return
-        self.recent[:rows] = torch.cat([self.recent[:rows, 1:], token[:, None]], 1)
+        recent = torch.cat([self.recent[:rows, 1:], token[:, None]], 1)
+        self.recent[:rows] = torch.where(keeps[:, None], recent, self.recent[:rows])
         opened, closed = self._ends_with(self.tags.open, rows), self._ends_with(self.tags.close, rows)
         self.thinking[:rows] = (self.thinking[:rows] | opened) & ~closed
 
@@ -121,10 +125,9 @@ class RowState:
         recent = self.recent[rows]
         found = torch.full((len(rows),), close[0], device=recent.device)
         for length in range(1, len(close)):
-            begun = torch.tensor(close[:length], device=recent.device)
+            begun = self._tags[close][:length]
             found = torch.where((recent[:, -length:] == begun).all(1), close[length], found)
         return found
 
     def _ends_with(self, tag: tuple[int, ...], rows: int) -> Tensor:
-        wanted = torch.tensor(tag, device=self.recent.device)
-        return (self.recent[:rows, -len(tag) :] == wanted).all(1)
+        return (self.recent[:rows, -len(tag) :] == self._tags[tag]).all(1)
