@@ -40,7 +40,9 @@ DECODINGS = {
 
 
 def engine_of(ahead: int, *, slots: int = 4, model: Any = MODEL) -> Engine:
-    return Engine(ModelParts.of(copy.deepcopy(model), TOKENIZER), slots=slots, ahead=ahead)
+    parts = ModelParts.of(copy.deepcopy(model), TOKENIZER)
+    parts.eos = frozenset()  # nothing but its length ends a branch
+    return Engine(parts, slots=slots, ahead=ahead)
 
 
 def close(a: Branch, b: Branch) -> bool:
