@@ -177,7 +177,11 @@ def test_one_call_with_nothing_named_solves_and_repeats():
     assert first.verified
     assert first.verdict is not None
     assert first.verdict.verifier == "countdown"
-    assert [n.branch.text for n in first.tree.nodes()] == [n.branch.text for n in again.tree.nodes()]
+    for one, other in zip(first.tree.nodes(), again.tree.nodes(), strict=True):
+        # How far a branch had come when the first right answer cancelled it is a matter of time; its tokens are not.
+        a, b = one.branch.token_ids, other.branch.token_ids
+        assert a[: len(b)] == b[: len(a)]
+        assert a == b or "cancelled" in (one.branch.finish, other.branch.finish)
     assert first.answer == again.answer
 
 

@@ -21,6 +21,7 @@ import torch
 from led_agent.decoding.guard import Finding, Watch
 from led_agent.decoding.noise import Frames
 from led_agent.decoding.siblings import sibling_code
+from led_agent.engine import intake
 from led_agent.engine.ahead import Ahead, Ticket
 from led_agent.engine.cache import PrefixCache, Sharing, SlotCache, round_up
 from led_agent.engine.choose import Chosen, row_multiple
@@ -125,24 +126,7 @@ class Engine:
         Raises:
             UsageError: naming what was found and what is allowed.
         """
-        prefix = self._prefix_of(request)
-        request.decoding.check_model(self.parts.n_blocks, self.parts.vocab)
-        for name, value in (("max_tokens", request.max_tokens), ("n", request.n)):
-            if value < 1:
-                raise UsageError(f"request {request.id!r}: {name} is {value}; at least 1 is needed")
-        if not 0 <= request.seed < 2**63:
-            raise UsageError(f"request {request.id!r}: seed is {request.seed}; allowed are 0 to 2**63 - 1")
-        if (request.stop or request.step) and self.parts.tokenizer is None:
-            raise UsageError(
-                f"request {request.id!r} has stop strings, but the engine has no tokenizer to read text with"
-            )
-        length = min(len(prefix.ids) + request.max_tokens, self.parts.context)
-        if length > self.memory.capacity:
-            raise UsageError(
-                f"request {request.id!r} may become {length} tokens long, and a slot holds {self.memory.capacity} "
-                f"({self.slots} slots, {self.memory.nbytes / 2**30:.1f} GiB in all); use fewer slots, a lower "
-                "max_tokens or a shorter prompt"
-            )
+        intake.check(request, self._prefix_of(request), self.parts, self.memory)
 
     def submit(self, request: EngineRequest) -> list[str]:
         """Queue a request; the ids of its branches.
@@ -160,7 +144,7 @@ class Engine:
         taken = {growing.id for growing in (*self._live, *self._waiting)} & set(names)
         if taken:
             raise UsageError(f"a branch {sorted(taken)[0]!r} is already being decoded; give each request its own id")
-        prefix = self._prefix_of(request, copying=True)
+        prefix = self._copied(request, self._prefix_of(request))
         self._waiting.extend(self._branch(request, prefix, i, name) for i, name in enumerate(names))
         return names
 
@@ -184,11 +168,7 @@ class Engine:
     def span(self, decoding: Decoding) -> Literal["think", "all", "none"]:
         """What a decoding's span comes to on this model: "auto" is "think" where the model has thinking tags, else
         "all"; greedy and plain decodings have none."""
-        if not decoding.has_methods:
-            return "none"
-        if decoding.span == "auto":
-            return "think" if self.parts.thinking else "all"
-        return decoding.span
+        return intake.span_of(decoding, self.parts)
 
     def generate(self, requests: Iterable[EngineRequest]) -> Iterator[BranchEvent]:
         """Grow all branches of these requests; events as they come, the branches in the order in which they end. The
@@ -417,7 +397,7 @@ class Engine:
             so_far.ids[-1],
             growing.position,
             seed,
-            thinking=self._thinking(so_far),
+            thinking=intake.begins_thinking(so_far, self.parts),
             recent=so_far.generated,
             begins=first,
             steps=len(growing.watch.boundaries) - 1 if growing.watch is not None else 0,
@@ -577,77 +557,19 @@ class Engine:
 
     # --- prefixes ----------------------------------------------------------------------------------------------
 
-    def _prefix_of(self, request: EngineRequest, *, copying: bool = False) -> Prefix:
-        if (request.prompt_ids is None) == (request.parent is None):
-            raise UsageError(f"request {request.id!r} needs either prompt_ids or a parent, and not both")
-        if request.parent is not None:
-            prefix = self._prefix_of_parent(request, copying=copying)
-        elif request.parent_tokens is not None:
-            raise UsageError(f"request {request.id!r} has parent_tokens, and no parent")
-        else:
-            prefix = Prefix(tuple(request.prompt_ids or ()), tuple(request.prefix_ids))
-        if not prefix.prompt:
-            raise UsageError(f"request {request.id!r} has an empty prompt; at least one token is needed")
-        if len(prefix.ids) >= self.parts.context:
-            raise UsageError(
-                f"the prompt has {len(prefix.ids)} tokens, and the model's context of {self.parts.context} leaves no "
-                "room for an answer; shorten it or choose a model with a longer context"
-            )
-        wrong = [t for t in prefix.ids if not 0 <= t < self.parts.vocab]
-        if wrong:
-            raise UsageError(
-                f"request {request.id!r}: token {wrong[0]} is outside the vocabulary of {self.parts.vocab}"
-            )
-        return prefix
-
-    def _prefix_of_parent(self, request: EngineRequest, *, copying: bool) -> Prefix:
-        """The prefix of a branch that is growing or has finished, cut where the request wants it, and what follows."""
-        found = next(((row, g) for row, g in enumerate(self._live) if g.id == request.parent), None)
-        if found is None and request.parent not in self._finished:
-            raise UsageError(
-                f"request {request.id!r}: the engine grows no branch {request.parent!r} and has finished none"
-            )
-        if found is not None:
-            above, own = found[1].so_far(), len(found[1].token_ids)
-        else:
-            above, own = self._finished[str(request.parent)]
-        kept = request.parent_tokens
-        if kept is not None and not 0 <= kept <= own:
-            raise UsageError(
-                f"request {request.id!r}: parent_tokens is {kept}; branch {request.parent!r} has {own} tokens to keep"
-            )
-        begins = len(above.generated) - own
-        generated = above.generated[: begins + kept] if kept is not None else above.generated
-        prefix = Prefix(above.prompt, generated + tuple(request.prefix_ids))
-        if copying and found is not None and not found[1].noisy and not request.prefix_ids and len(prefix.ids) > 1:
-            return Prefix(prefix.prompt, prefix.generated, self._copied(*found, len(prefix.ids) - 1))
-        return prefix
+    def _prefix_of(self, request: EngineRequest) -> Prefix:
+        growing = next((growing for growing in self._live if growing.id == request.parent), None)
+        if growing is not None:
+            return intake.prefix_of(request, (growing.so_far(), len(growing.token_ids)))
+        return intake.prefix_of(request, self._finished.get(request.parent) if request.parent is not None else None)
 
     @torch.inference_mode()
-    def _copied(self, row: int, growing: Growing, length: int) -> PrefixCache:
-        """The first positions of a row, as they were decoded."""
-        copied = self._prefixes.new(length, growing.shared)
-        self._cache.store(row, copied, length)
-        return copied
-
-    def _thinking(self, prefix: Prefix) -> bool:
-        """Whether a branch begins inside its thinking: the prompt ends by opening it (white space may follow), or
-        what was generated has opened it and not closed it. A tag that the user merely mentions does not count."""
-        tags = self.parts.thinking
-        if not tags:
-            return False
-        opened = _rfind(prefix.generated, tags.open)
-        closed = _rfind(prefix.generated, tags.close)
-        if opened >= 0 or closed >= 0:
-            return opened > closed
-        at = _rfind(prefix.prompt, tags.open)
-        if at < 0:
-            return False
-        rest = list(prefix.prompt[at + len(tags.open) :])
-        return not rest or (len(rest) <= 2 and not self.parts.tokenizer.decode(rest).strip())
-
-
-def _rfind(ids: Sequence[int], wanted: Sequence[int]) -> int:
-    """Where ``wanted`` last begins in ``ids``; -1 where it doesn't."""
-    width = len(wanted)
-    return next((at for at in range(len(ids) - width, -1, -1) if tuple(ids[at : at + width]) == tuple(wanted)), -1)
+    def _copied(self, request: EngineRequest, prefix: Prefix) -> Prefix:
+        """The same with keys and values as they were decoded, where it is the beginning of a branch that is growing and
+        whose own are clean."""
+        row = next((row for row, growing in enumerate(self._live) if growing.id == request.parent), None)
+        if row is None or self._live[row].noisy or request.prefix_ids or len(prefix.ids) < 2:
+            return prefix
+        copied = self._prefixes.new(len(prefix.ids) - 1, self._live[row].shared)
+        self._cache.store(row, copied, copied.length)
+        return Prefix(prefix.prompt, prefix.generated, copied)

@@ -26,6 +26,7 @@ __all__ = ["SUPPORTED", "ModelParts", "Thinking", "load_parts", "without_bars"]
 # Proven by parity tests on random models of each. All have model.layers, model.norm and lm_head, and apply nothing
 # between the two that a shallower state would have to go through as well.
 SUPPORTED = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Rotary tables that change with the longest row of a batch: a branch would then depend on its neighbours.
 _UNSTEADY_ROPE = ("dynamic", "longrope")
 
@@ -142,6 +143,8 @@ def load_parts(path: str | Path, *, device: str = "auto", dtype: str = "auto") -
         UsageError: no such device or dtype.
     """
     place = _device(device)
+    if dtype not in ("auto", *_DTYPES):
+        raise UsageError(f"no dtype is called {dtype!r}; use auto, {', '.join(_DTYPES)}")
     if place.type == "cpu":
         limit_threads()
     try:
@@ -188,10 +191,7 @@ def _device(name: str) -> torch.device:
 def _dtype(name: str, device: torch.device, config: Any) -> torch.dtype:
     if name == "auto":
         return preferred_dtype(config) if device.type == "cpu" else torch.bfloat16
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if name not in known:
-        raise UsageError(f"no dtype is called {name!r}; use auto, {', '.join(known)}")
-    return known[name]
+    return _DTYPES[name]
 
 
 def _refuse_early(config: Any) -> None:

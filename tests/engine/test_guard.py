@@ -399,7 +399,7 @@ def test_strong_noise_on_the_embedded_model_is_caught_by_the_models_own_posterio
 
 
 def test_strong_noise_on_a_language_model_is_turned_back(smollm2: str):
-    engine = Engine(load_parts(smollm2, device="cpu"), slots=4)
+    engine = Engine(load_parts(smollm2, device="cpu", dtype="float32"), slots=4)
     prompt = engine.parts.tokenizer.encode("The three largest cities of France are", add_special_tokens=False)
     guard = QualityGuard(window=6, every=3, longest_step=6, temperature=0.0)
     decoding = Decoding.noise(1.0, span="all").replace(guard=guard)

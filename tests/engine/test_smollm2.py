@@ -19,7 +19,7 @@ QUESTION = "A robe takes 2 bolts of blue fiber and half that much white fiber. H
 
 @pytest.fixture(scope="module")
 def engine(smollm2: str) -> Engine:
-    return Engine(load_parts(smollm2, device="cpu"), slots=8)
+    return Engine(load_parts(smollm2, device="cpu", dtype="float32"), slots=8)
 
 
 @pytest.fixture(scope="module")
