@@ -58,8 +58,8 @@ def laws(t: float) -> dict[str, Decoding]:
 class Bench:
     """An engine, its prompt, and one timing after the other."""
 
-    def __init__(self, model: str, branches: int, new: int) -> None:
-        parts = load_parts(locate(model), dtype="float32")
+    def __init__(self, model: str, branches: int, new: int, dtype: str = "float32") -> None:
+        parts = load_parts(locate(model), dtype=dtype)
         parts.eos = frozenset()
         self.engine, self.branches, self.new = Engine(parts, slots=branches), branches, new
         tokenizer = parts.tokenizer

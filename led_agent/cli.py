@@ -24,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 import led_agent
+from led_agent.bench.command import parse_peers, print_result, run_bench, workload_of
 from led_agent.diagnose import default_problems
 from led_agent.diagnose import diagnose as run_diagnosis
 from led_agent.diagnosis_view import check_plot, plot_diagnosis, render_diagnosis, stages
@@ -333,6 +334,49 @@ def diagnose(
     if plot is not None:
         plot_diagnosis(found, plot)
     raise typer.Exit(2 if bad else 0)
+
+
+@app.command()
+def bench(
+    model: Annotated[str | None, typer.Argument(help="Alias, folder or hub id.", show_default="countdown")] = None,
+    branches: Annotated[int, typer.Option(help="That grow from one prompt at a time.")] = 16,
+    prompt: Annotated[int, typer.Option(help="Tokens of the prompt; other ones in each round.")] = 1024,
+    new: Annotated[int, typer.Option(help="New tokens a branch; none ends early.")] = 256,
+    rounds: Annotated[int, typer.Option(help="In which each is timed once, in turn.")] = 5,
+    temperature: Annotated[float, typer.Option(help="That all sample by.")] = 0.8,
+    peers: Annotated[
+        str | None,
+        typer.Option(
+            help="What to compare with: generate, static, continuous, llama.cpp, with commas between them, or none.",
+            show_default="all that are installed",
+        ),
+    ] = None,
+    gguf: Annotated[
+        Path | None, typer.Option(help="The model as a GGUF file of the same dtype, for llama.cpp.")
+    ] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    as_json: AsJson = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables, and nothing else.")] = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Time a model in this engine, plainly and with LED, against other ways of running it, in one interleaved run.
+
+    Peers are transformers' generate with its dynamic and its static cache, its continuous batching (which takes minutes
+    a round on a CPU where prompts are long), and llama.cpp. One that isn't here is named, with what to install. Ctrl-C
+    keeps and prints the rounds that are complete.
+    """
+    if as_json and as_markdown:
+        raise UsageError("give --json or --markdown, not both")
+    work, chosen = workload_of(branches, prompt, new, temperature, dtype), parse_peers(peers)
+    try:
+        found = run_bench(model, work, rounds=rounds, peers=chosen, device=device, gguf=gguf, console=_err, quiet=quiet)
+    except KeyboardInterrupt:  # typer would exit without a word
+        _err.print("interrupted before anything was measured")
+        raise typer.Exit(INTERRUPTED) from None
+    print_result(found, as_json=as_json, as_markdown=as_markdown, console=_out)
+    raise typer.Exit(INTERRUPTED if found.comparison.interrupted else 0)
 
 
 @app.command()

@@ -54,8 +54,10 @@ def imports(path: Path, *, top_level: bool = False) -> set[str]:
     [
         ("ray", ("led_agent.cluster",)),
         ("networkx", ("led_agent.tree",)),
-        ("torch", ("led_agent.decoding", "led_agent.engine")),
-        ("transformers", ("led_agent.decoding.processors", "led_agent.engine")),
+        ("torch", ("led_agent.decoding", "led_agent.engine", "led_agent.bench.peers")),
+        ("transformers", ("led_agent.decoding.processors", "led_agent.engine", "led_agent.bench.peers")),
+        ("llama_cpp", ("led_agent.bench.llama",)),
+        ("gguf", ("led_agent.bench.gguf_file",)),
     ],
 )
 def test_a_library_stays_in_its_room(library: str, allowed: tuple[str, ...]):

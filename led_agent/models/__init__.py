@@ -24,6 +24,7 @@ __all__ = [
     "is_embedded",
     "known_models",
     "locate",
+    "made_from",
 ]
 
 _HERE = Path(__file__).parent
@@ -126,6 +127,11 @@ def locate(name: str | None) -> str:
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return name
     raise ModelError(f"there is no model {name!r}: no alias ({', '.join(ALIASES)}), no folder, no hub id; {_WAYS}")
+
+
+def made_from(path: str) -> Path | None:
+    """The GGUF file whose weights a located model's folder holds, where it was converted from one that is here."""
+    return _packaged_gguf() if Path(path) == _converted() else None
 
 
 def _locate_smollm2() -> str:
