@@ -139,7 +139,7 @@ def _against(name: str, work: Workload, peers: tuple[str, ...], asked: Asked, *n
 
 
 def against_memory(asked: Asked) -> list[Row]:
-    """How many times the time of reading all weights once one step of one branch takes.
+    """Tokens a second of one branch over those that reading all weights once a token would allow.
 
     The floor is the weights' bytes over the bandwidth of the memory: a sum over a tensor of 1 GiB, by as many threads,
     the best of three in every round. An embedding table that is also the head is counted once, one that isn't not at
@@ -171,10 +171,10 @@ def against_memory(asked: Asked) -> list[Row]:
         return 64, 64 * min(taken) * weights / SWEEP
 
     arms = [Arm("memory floor", sweep), Arm("engine", decode)]
-    found = compare(arms, rounds=asked.rounds, ratios=[("memory floor", "engine")])
+    found = compare(arms, rounds=asked.rounds, ratios=[("engine", "memory floor")])
     floor = found.arms[0].spread
     bandwidth = f"{floor.median * weights / 1e9:.1f} GB/s" if floor else "not measured"
-    what = f"time of a step of 1 branch ÷ time of reading the weights once; {parts.dtype}".replace("torch.", "")
+    what = f"engine, 1 branch ÷ reading the weights once a token; {parts.dtype}".replace("torch.", "")
     return [_row("f", what, found, f"{weights / 1e6:.0f} MB of weights; bandwidth, median: {bandwidth}")]
 
 
