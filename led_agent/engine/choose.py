@@ -28,7 +28,7 @@ from led_agent.engine.model import ModelParts
 from led_agent.engine.plan import Contrast, Distilled, Group, Plan, Typical
 from led_agent.engine.state import RowState
 
-__all__ = ["Chosen", "choose", "posterior", "posteriors", "row_multiple"]
+__all__ = ["Chosen", "candidates", "choose", "posterior", "posteriors", "row_multiple"]
 
 # Logits of shallower states held at a time.
 _TILE_BYTES = 24 * 2**20
@@ -219,9 +219,10 @@ def _explore(step: _Step, group: Group) -> None:
     if len(rows) == 0:
         return
     temperature = step.temperature[rows]
-    scaled = step.logits[rows] / temperature[:, None]  # [m, vocab]
-    top = scaled.topk(group.exploration.top_k, -1)  # [m, k]
-    p0 = (top.values.double() - scaled.logsumexp(-1, keepdim=True).double()).exp()  # [m, k]
+    everyone = len(rows) == len(step.logits)  # then in their order, and nothing need be copied
+    logits = step.logits if everyone else step.logits[rows]  # [m, vocab], the largest 0
+    top = logits.topk(group.exploration.top_k, -1)  # [m, k]
+    p0 = candidates(top.values, logits, temperature)
     stay = p0[:, 0] if group.exploration.exploit else torch.zeros_like(p0[:, 0])
     if group.exploration.depths == 1:
         stay = torch.ones_like(stay)
@@ -232,6 +233,17 @@ def _explore(step: _Step, group: Group) -> None:
         explores = explores & (token != step.state.closing(rows))
     put(step.drawn, rows, Drawn(token, drawn.logprob, drawn.code, drawn.width))
     step.explored[rows] = explores
+
+
+def candidates(top: Tensor, logits: Tensor, temperature: Tensor) -> Tensor:
+    """Probabilities over the whole vocabulary, float64 [m, k], of candidates with logits ``top`` [m, k].
+
+    Args:
+        logits: float32 [m, vocab], the largest of each row 0.
+    """
+    warmth = temperature[:, None]
+    total = row_sum((logits / warmth).exp_())
+    return (top / warmth).double().exp() / total[:, None]
 
 
 def _by_mixture(step: _Step, group: Group, of: _Candidates) -> tuple[Drawn, Tensor]:

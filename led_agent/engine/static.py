@@ -26,7 +26,7 @@ from led_agent.decoding.sampling import (
     uniform,
 )
 from led_agent.engine.cache import Sharing, SlotCache
-from led_agent.engine.choose import Chosen, posterior, posteriors
+from led_agent.engine.choose import Chosen, candidates, posterior, posteriors
 from led_agent.engine.model import ModelParts
 from led_agent.engine.state import RowState
 from led_agent.types import Decoding, DepthExploration, Sibling
@@ -252,9 +252,8 @@ def _led(
     assert settings is not None
     every = torch.arange(n, device=u.device)
     inside = rows.explores & (rows.everywhere | state.thinking[:n])
-    scaled = shifted / rows.temperature[:, None]
-    top = scaled.topk(settings.top_k, -1)  # [rows, k]
-    p0 = (top.values.double() - scaled.logsumexp(-1, keepdim=True).double()).exp()
+    top = shifted.topk(settings.top_k, -1)  # [rows, k]
+    p0 = candidates(top.values, shifted, rows.temperature)
     own = p0 / p0.sum(-1, keepdim=True)
     stay = p0[:, 0] if settings.exploit else torch.zeros_like(p0[:, 0])
     if states is None:  # one posterior only: the final one
@@ -266,7 +265,7 @@ def _led(
     explores = inside & (gate < 1 - stay) if settings.gate_first else inside
     which, covered = _compacted(explores, plan.shape.capacity)
     below = posteriors(parts, states[which], top.indices[which], rows.temperature[which], settings.norm)
-    allowed = scaled[which].gather(1, top.indices[which]).isneginf().logical_not()
+    allowed = shifted[which].gather(1, top.indices[which]).isneginf().logical_not()
     q, _ = explored_law(torch.cat([p0[which, None], below.double()], 1), allowed)
     if state.tags:
         closing = top.indices[which] == state.closing(every)[which, None]
