@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,12 +33,15 @@ class BenchResult(Record):
     Attributes:
         workload: With the dtype that was used.
         threads: That every arm computes with, on a CPU.
+        load: The machine's load of the minute before: processes that wanted a processor. Where others keep one busy,
+            what waits for all of its threads after each product is slowed down the most, up to ten times.
         versions: Of the libraries that are installed.
     """
 
     model: str
     device: str
     threads: int
+    load: float
     versions: dict[str, str]
     workload: Workload
     comparison: Comparison
@@ -69,7 +73,7 @@ def bench(
         UsageError: an option is out of its limits, or the workload doesn't fit the model.
         ModelError: the model is missing or not supported, or no arm could be run.
     """
-    work = workload or Workload()
+    work, load = workload or Workload(), os.getloadavg()[0]
     chosen = check_peers(peers)
     _check(work, rounds, gguf)
     if progress is not None:
@@ -93,6 +97,7 @@ def bench(
         model=model or default_model(),
         device=str(made.device),
         threads=made.threads,
+        load=round(load, 2),
         versions={name: version for name in _VERSIONS if (version := _version(name)) is not None},
         workload=made.workload,
         comparison=found,

@@ -12,6 +12,9 @@ from led_agent.bench.measure import BenchResult
 
 __all__ = ["headline", "markdown", "render", "told"]
 
+_IDLE = 0.5  # load before the run, up to which others are not thought to have disturbed it
+_BUSY = "figures are not to be relied on: other programs computed just before, the machine's load was"
+
 
 def headline(found: BenchResult) -> str:
     """What was run, in one paragraph."""
@@ -63,10 +66,11 @@ def _name(ratio: Ratio) -> str:
 
 
 def _missing(found: BenchResult) -> list[tuple[str, str]]:
-    """What is not in the tables, or not wholly, and why."""
+    """What is not in the tables, or not wholly, and what speaks against the rest."""
     failed = [(arm.name, arm.error) for arm in found.comparison.arms if arm.error is not None]
     cut = [("interrupted", "only complete rounds are counted")] if found.comparison.interrupted else []
-    return [*((absent.name, f"absent: {absent.reason}") for absent in found.absent), *failed, *cut]
+    busy = [("busy", f"{_BUSY} {found.load:.1f}; repeat it when it is idle")] if found.load > _IDLE else []
+    return [*((absent.name, f"absent: {absent.reason}") for absent in found.absent), *failed, *cut, *busy]
 
 
 def _cells(spread: Spread | None, digits: int) -> tuple[str, ...]:

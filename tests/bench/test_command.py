@@ -115,6 +115,15 @@ def test_a_run_in_which_nothing_works_is_an_error(tool: Tool, saved_model: Path,
     assert "engine raised RuntimeError: out of order" in " ".join(err.split())
 
 
+@pytest.mark.parametrize(("load", "warned"), [(0.1, False), (1.7, True)])
+def test_a_busy_machine_is_told_of(
+    tool: Tool, saved_model: Path, monkeypatch: pytest.MonkeyPatch, load: float, warned: bool
+):
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    _, out, _ = tool(saved_model, *SMALL, "--peers", "none", "--markdown")
+    assert ("the machine's load was 1.7" in out) == warned
+
+
 def test_peers_by_name():
     assert parse_peers("static, generate,static") == ("generate", "static")
     assert parse_peers("none") == ()
