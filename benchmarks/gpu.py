@@ -252,6 +252,8 @@ def main(
             if out is not None:
                 out.write_text(json.dumps(found, indent=1) + "\n")
         del bench
+    if out is not None:
+        out.write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))
 
 

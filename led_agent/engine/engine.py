@@ -21,11 +21,12 @@ import torch
 from led_agent.decoding.guard import Finding, Watch
 from led_agent.decoding.noise import Frames
 from led_agent.decoding.siblings import sibling_code
-from led_agent.engine import intake
 from led_agent.engine.ahead import Ahead, Ticket
 from led_agent.engine.cache import PrefixCache, Sharing, SlotCache, round_up
 from led_agent.engine.choose import Chosen, row_multiple
 from led_agent.engine.growing import Growing, Prefix, derived
+from led_agent.engine.intake import begins_thinking, prefix_of, span_of
+from led_agent.engine.intake import check as check_request
 from led_agent.engine.memory import MemoryPlan, free_bytes
 from led_agent.engine.model import ModelParts, load_parts
 from led_agent.engine.plan import Plan
@@ -98,6 +99,7 @@ class Engine:
         self._prefixes = Prefixes(parts)
         self._finished: OrderedDict[str, tuple[Prefix, int]] = OrderedDict()  # and how many tokens were its own
         self._frames = Frames()
+        self._spoilt: set[int] = set()  # rows behind the live ones that may hold what is not finite
         self._plan: Plan | None = None
         self._static: StaticPlan | None = None
         cuda = parts.device.type == "cuda"
@@ -126,7 +128,7 @@ class Engine:
         Raises:
             UsageError: naming what was found and what is allowed.
         """
-        intake.check(request, self._prefix_of(request), self.parts, self.memory)
+        check_request(request, self._prefix_of(request), self.parts, self.memory)
 
     def submit(self, request: EngineRequest) -> list[str]:
         """Queue a request; the ids of its branches.
@@ -168,7 +170,7 @@ class Engine:
     def span(self, decoding: Decoding) -> Literal["think", "all", "none"]:
         """What a decoding's span comes to on this model: "auto" is "think" where the model has thinking tags, else
         "all"; greedy and plain decodings have none."""
-        return intake.span_of(decoding, self.parts)
+        return span_of(decoding, self.parts)
 
     def generate(self, requests: Iterable[EngineRequest]) -> Iterator[BranchEvent]:
         """Grow all branches of these requests; events as they come, the branches in the order in which they end. The
@@ -177,11 +179,18 @@ class Engine:
             for request in requests:
                 self.check(request)
         coming, mine = iter(requests), set[str]()
+        held: EngineRequest | None = None  # taken, and too large for the queue as it is
+        wanted, more = min(self.slots, self.max_waiting), True
         try:
             while True:
-                while len(self._waiting) < self.slots and (request := next(coming, None)) is not None:
-                    mine.update(self.submit(request))
-                if not mine:
+                while more and len(self._waiting) < wanted:
+                    held = held or next(coming, None)
+                    more = held is not None
+                    if held is None or (self._waiting and len(self._waiting) + held.n > self.max_waiting):
+                        break
+                    mine.update(self.submit(held))
+                    held = None
+                if not mine and not more:
                     return
                 for event in self.step(tokens=_MACRO_TOKENS):
                     if event.kind == "done":
@@ -359,8 +368,11 @@ class Engine:
         if capacity <= self._cache.capacity:
             return None
         # Twice what there was, so that a cache that grows bit by bit is not copied over and over.
-        capacity = max(capacity, min(2 * self._cache.capacity, self.memory.capacity))
-        needed, free = self._cache.nbytes_for(capacity), free_bytes(self.parts.device)
+        free = free_bytes(self.parts.device)
+        ample = max(capacity, min(2 * self._cache.capacity, self.memory.capacity))
+        if self._cache.nbytes_for(ample) <= 0.9 * free:
+            capacity = ample
+        needed = self._cache.nbytes_for(capacity)
         if needed > 0.9 * free:
             return (
                 f"{self.slots} slots of {capacity} positions need {needed / 2**30:.1f} GiB of keys and values, and "
@@ -373,6 +385,9 @@ class Engine:
         """Fork a prefix into the next row. The prefix's last token is left to the first step, which gives every
         branch the same start, whether its prefix was new or not."""
         row = len(self._live)
+        if row in self._spoilt:
+            self._cache.clear(row, 0)
+            self._spoilt.discard(row)
         if prefix is not None and self._shares(growing):
             growing.shared = prefix
             self._cache.share(row, prefix)
@@ -397,7 +412,7 @@ class Engine:
             so_far.ids[-1],
             growing.position,
             seed,
-            thinking=intake.begins_thinking(so_far, self.parts),
+            thinking=begins_thinking(so_far, self.parts),
             recent=so_far.generated,
             begins=first,
             steps=len(growing.watch.boundaries) - 1 if growing.watch is not None else 0,
@@ -537,6 +552,9 @@ class Engine:
         if finish == "error":
             self._cache.clear(row, 0)
         last = len(self._live) - 1
+        if row == last and finish == "error":
+            # Computed on as a row for nobody, from the same state, it may become what it was.
+            self._spoilt.add(row)
         if row != last:
             self._cache.move(last, row, self._live[last].position + self._lead)
             self._state.move(last, row)
@@ -560,8 +578,8 @@ class Engine:
     def _prefix_of(self, request: EngineRequest) -> Prefix:
         growing = next((growing for growing in self._live if growing.id == request.parent), None)
         if growing is not None:
-            return intake.prefix_of(request, (growing.so_far(), len(growing.token_ids)))
-        return intake.prefix_of(request, self._finished.get(request.parent) if request.parent is not None else None)
+            return prefix_of(request, (growing.so_far(), len(growing.token_ids)))
+        return prefix_of(request, self._finished.get(request.parent) if request.parent is not None else None)
 
     @torch.inference_mode()
     def _copied(self, request: EngineRequest, prefix: Prefix) -> Prefix:

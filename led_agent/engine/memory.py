@@ -12,7 +12,7 @@ from led_agent.errors import UsageError
 
 __all__ = ["MemoryPlan", "free_bytes"]
 
-_SHARE = 0.8  # of what is free; the rest is for activations, prefixes and others
+_SHARE = 0.4  # of what is free; as much again while a cache that grows is copied, and the rest is for all else
 
 
 def free_bytes(device: torch.device) -> int:
@@ -64,7 +64,7 @@ class MemoryPlan:
         if fits < wanted:
             raise UsageError(
                 f"{rows} slots of {wanted} positions need {rows * wanted * position_bytes / 2**30:.2f} GiB of keys and "
-                f"values, and {room / 2**30:.2f} GiB may be used (80 % of what is free); use fewer slots"
+                f"values, and {room / 2**30:.2f} GiB may be used (40 % of what is free); use fewer slots"
                 + (f", or a capacity of {fits} at most" if fits else "")
             )
         return cls(rows, capacity if capacity is not None else min(context, fits), position_bytes)

@@ -24,16 +24,13 @@ class Prefixes:
     def __init__(self, parts: ModelParts) -> None:
         self._parts = parts
         self._kept: OrderedDict[tuple[int, ...], PrefixCache] = OrderedDict()  # complete or in the making
+        self.nbytes = 0  # of all of them; counted along, for it is looked at in every step
 
     def __len__(self) -> int:
         return len(self._kept)
 
     def __getitem__(self, ids: tuple[int, ...]) -> PrefixCache:
         return self._kept[ids]
-
-    @property
-    def nbytes(self) -> int:
-        return sum(cache.nbytes for cache in self._kept.values())
 
     def complete(self, prefix: Prefix) -> tuple[PrefixCache, int]:
         """Keys and values of all but the prefix's last token, and how many tokens had to be computed for them."""
@@ -58,6 +55,7 @@ class Prefixes:
                 if base is None or computed:
                     return None, computed
             cache = self._kept[wanted] = self.new(len(wanted), base)
+            self.nbytes += cache.nbytes
         self._kept.move_to_end(wanted)
         if cache.filled == len(wanted):
             return cache, 0
@@ -75,13 +73,12 @@ class Prefixes:
 
     def forget(self, waiting: Iterable[Prefix]) -> None:
         """Drop the least recently used prefixes that nobody waits for, beyond what may be kept."""
-        total = self.nbytes
-        if total <= _KEEP_BYTES:
+        if self.nbytes <= _KEEP_BYTES:
             return
         needed = set()
         for prefix in waiting:
             needed |= {prefix.ids[:-1], prefix.prompt[:-1]}
         for ids in [ids for ids in self._kept if ids not in needed]:
-            if total <= _KEEP_BYTES:
+            if self.nbytes <= _KEEP_BYTES:
                 return
-            total -= self._kept.pop(ids).nbytes
+            self.nbytes -= self._kept.pop(ids).nbytes
