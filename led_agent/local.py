@@ -150,7 +150,7 @@ class LocalDecoder:
                 self._orders.wake.clear()
                 continue
             try:
-                events = self.engine.step(tokens=_MACRO_TOKENS, progress=self._progress_due())
+                events = self.engine.step(tokens=_MACRO_TOKENS, progress=self._progress_due(), until_done=True)
             except Exception as error:  # noqa: BLE001  (out of memory, say: it costs these branches, not the process)
                 self._fail_all(f"{type(error).__name__}: {error}")
                 continue

@@ -227,9 +227,12 @@ class Engine:
             torch.set_num_threads(1)
 
     @torch.inference_mode()
-    def step(self, *, tokens: int = 1, progress: bool = True) -> list[BranchEvent]:
+    def step(self, *, tokens: int = 1, progress: bool = True, until_done: bool = False) -> list[BranchEvent]:
         """One macro-step: fill free slots and decode, up to so many tokens for every live branch, fewer where steps are
         slow. Slots that come free on the way are filled on the way.
+
+        Args:
+            until_done: Return as soon as a branch has ended, for a caller who waits for it.
 
         Returns:
             The branches that ended, and with ``progress`` how far the others are.
@@ -247,6 +250,8 @@ class Engine:
             if self._live:
                 events += self._take(self._live, self._decode())
             done += 1
+            if until_done and events:
+                break
         if progress:
             events += [growing.progress() for growing in self._live if growing.token_ids]
         return events

@@ -487,3 +487,13 @@ def test_slots_are_busy_nine_tenths_of_the_time():
     assert engine.busy_slot_steps == sum(len(branch.token_ids) for branch in grown.values()) == 200 * mean
     assert engine.slot_steps == 16 * engine.steps
     assert engine.busy_slot_steps / engine.slot_steps >= 0.9
+
+
+def test_a_caller_who_waits_for_branches_is_told_of_each_as_it_ends():
+    engine = Engine(PARTS, slots=4)
+    for i in range(4):
+        engine.submit(EngineRequest(f"x{i}", PROMPT, PLAIN, max_tokens=3 + i))
+    counts = []
+    while engine.busy:
+        counts.append([event.id for event in engine.step(tokens=50, progress=False, until_done=True)])
+    assert counts == [["x0"], ["x1"], ["x2"], ["x3"]]
