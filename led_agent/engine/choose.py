@@ -33,6 +33,7 @@ __all__ = ["Chosen", "candidates", "choose", "posterior", "posteriors", "row_mul
 # Logits of shallower states held at a time.
 _TILE_BYTES = 24 * 2**20
 _CACHED_ROWS = 8  # of logits normalised at a time
+_GPU_TILE_BYTES, _GPU_ROWS = 512 * 2**20, 64
 # Where staying with the final layer is less unlikely to be left than this, its own law stands for the mixture's
 # log-probability: they differ by no more.
 _SURE = 1e-6
@@ -311,15 +312,18 @@ def posteriors(parts: ModelParts, states: Tensor, ids: Tensor, temperature: Tens
     explorers, below, width = states.shape
     flat = states.reshape(-1, width)
     multiple = row_multiple(states.device)
-    tile = max(multiple, _TILE_BYTES // (4 * parts.vocab) // multiple * multiple)
+    cpu = states.device.type == "cpu"
+    # On a GPU each product reads the whole head anew, and each call takes its time: fewer and larger ones.
+    tile_bytes, together = (_TILE_BYTES, _CACHED_ROWS) if cpu else (_GPU_TILE_BYTES, _GPU_ROWS)
+    tile = max(multiple, tile_bytes // (4 * parts.vocab) // multiple * multiple)
     wanted = ids.repeat_interleave(below, 0)  # [e * (d-1), k]
     warmth = temperature.repeat_interleave(below)[:, None]
     found = []
     for start in range(0, len(flat), tile):
         piece = flat[start : start + tile]
         logits = parts.head(_padded(parts.norm(piece) if norm == "final" else piece))
-        for at in range(0, len(piece), _CACHED_ROWS):
-            rows = slice(start + at, min(start + at + _CACHED_ROWS, start + len(piece)))
+        for at in range(0, len(piece), together):
+            rows = slice(start + at, min(start + at + together, start + len(piece)))
             few = logits[at : at + len(wanted[rows])].float() / warmth[rows]
             found.append(_normalised(few, wanted[rows], wide=norm == "none"))
     return torch.cat(found).view(explorers, below, -1)

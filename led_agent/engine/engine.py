@@ -54,7 +54,7 @@ _SMALL_MODEL = 10_000_000  # parameters
 
 
 class Engine:
-    """Grows many branches at a time over one unmodified transformers model.
+    """Grows many branches at a time over the weights of one transformers model.
 
     Args:
         parts: The model (``Engine.load`` makes them).
@@ -86,6 +86,11 @@ class Engine:
             raise UsageError(f"slots is {slots}; at least 1 is needed")
         if share_prefixes not in ("auto", "always", "never"):
             raise UsageError(f"share_prefixes is {share_prefixes!r}; allowed are auto, always and never")
+        if max_waiting < 1 or (ahead is not None and ahead < 0):
+            raise UsageError(
+                f"max_waiting is {max_waiting} and ahead {ahead}; at least one branch has to be let wait, and steps "
+                "ahead are 0 or more"
+            )
         self.parts, self.slots, self.max_waiting = parts, slots, max_waiting
         self._sharing_pays = {"auto": _SHARING_PAYS, "always": 0, "never": None}[share_prefixes]
         rows = round_up(slots, row_multiple(parts.device))

@@ -259,6 +259,12 @@ def test_a_capacity_outside_the_context_is_refused(capacity: int):
         Engine(PARTS, capacity=capacity)
 
 
+@pytest.mark.parametrize("options", [{"max_waiting": 0}, {"ahead": -1}])
+def test_limits_that_make_no_sense_are_refused(options: dict[str, int]):
+    with pytest.raises(UsageError, match="at least one branch has to be let wait, and steps ahead are 0 or more"):
+        Engine(PARTS, **options)
+
+
 @pytest.mark.parametrize("value", ["", "sometimes", None, True])
 def test_no_other_way_of_sharing_is_known(value: object):
     with pytest.raises(UsageError, match="allowed are auto, always and never"):
