@@ -41,8 +41,18 @@ class Verifier(Protocol):
 
     Called off the decoding thread, from several threads at once. ``branch`` holds the whole text from the prompt
     on. A bool is accepted or rejected. A float is a score in [0, 1]: 1 accepts, 0 rejects, and anything between
-    abstains and only ranks. Its name in verdicts is its ``name`` attribute, else its ``__name__``, else its class's;
-    a ``close()`` method, where there is one, is called when the search is closed.
+    abstains and only ranks. Its name in verdicts is its ``name`` attribute, else its ``__name__``, else its class's.
+
+    A verifier may have more, each of it optional:
+
+    - ``check(problem) -> str | None``, asked before anything is decoded: why it has nothing to say on this problem
+      (it would abstain), or None. A problem on which no verifier has anything to say is refused. It raises
+      ``UsageError`` where the problem itself is at fault, and ``MachineError`` where the machine is.
+    - ``batch(asked) -> Sequence[Verdict | bool | float]``, for a sequence of (problem, branch) pairs that wait
+      together, with ``batch_size``, how many it takes at most: one call in place of several.
+    - ``together(problem, branches) -> Sequence[Verdict | bool | float]``, one for each branch, for a verifier that
+      compares branches with each other. It is asked once, when a problem's branches are complete, and not called.
+    - ``close()``, called when the search is closed.
     """
 
     def __call__(self, problem: Problem, branch: Branch, /) -> Verdict | bool | float: ...
