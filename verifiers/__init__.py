@@ -6,5 +6,16 @@ if __name__ != "led_agent.verifiers":
 from led_agent.verifiers.countdown import Countdown, countdown, is_puzzle
 from led_agent.verifiers.matches import Matches, matches
 from led_agent.verifiers.math_answer import MathAnswer, math_answer
+from led_agent.verifiers.unit_tests import UnitTests, unit_tests
 
-__all__ = ["Countdown", "Matches", "MathAnswer", "countdown", "is_puzzle", "matches", "math_answer"]
+__all__ = [
+    "Countdown",
+    "Matches",
+    "MathAnswer",
+    "UnitTests",
+    "countdown",
+    "is_puzzle",
+    "matches",
+    "math_answer",
+    "unit_tests",
+]

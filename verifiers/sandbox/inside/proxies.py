@@ -1,0 +1,294 @@
+"""The program under test as tests see it: proxies that send arguments and rebuild plain values from replies.
+
+Nothing of the program runs on this side, and what it sends may be anything. This file knows the link and the values
+that cross it, and nothing of how tests are written.
+"""
+
+from __future__ import annotations
+
+import builtins
+import collections
+import os
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from .candidate import LINK
+from .values import LONGEST, Tree, Unfit, check, decode, dumps, encode, loads
+
+__all__ = [
+    "Gone",
+    "Handle",
+    "Link",
+    "Missing",
+    "Opaque",
+    "ProgramError",
+    "Proxy",
+    "SolutionModule",
+    "Stub",
+    "Unsupported",
+]
+
+_SHOWN = 300  # characters of a value in a message
+
+# What a program may raise in here. Not StopIteration, which ends the test's own loops early, nor a SystemExit.
+_RAISED = {
+    name: kind
+    for name, kind in vars(builtins).items()
+    if isinstance(kind, type)
+    and issubclass(kind, Exception)
+    and not issubclass(kind, StopIteration | StopAsyncIteration | Warning)
+    and not issubclass(kind, UnicodeError | BaseExceptionGroup)  # they take more than a message
+}
+
+
+class Unsupported(BaseException):
+    """The tests do with the program what can't be done from another process; the message says what."""
+
+
+class Gone(BaseException):
+    """The program ended, or broke the protocol, in the middle of the tests."""
+
+
+class Missing(BaseException):
+    """The program has no function or class of that name."""
+
+
+class ProgramError(Exception):
+    """The program raised something that has no name in here."""
+
+
+class Link:
+    """Question and answer with the program's process, which may write anything."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self._lines = open(LINK, "rb", closefd=False)  # noqa: SIM115 - a descriptor, for as long as we live
+
+    def hello(self) -> dict[str, Any]:
+        return self._read()
+
+    def call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self._called(["call", name], name, args, kwargs)
+
+    def method(self, number: int, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self._called(["method", number, name], name, args, kwargs)
+
+    def attribute(self, number: int, name: str) -> Any:
+        said = self._ask(["attribute", number, name])
+        if said.get("callable"):
+            return lambda *args, **kwargs: self.method(number, name, args, kwargs)
+        return self._value(said)
+
+    def _called(self, what: list[Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.calls += 1
+        try:
+            given = [[_sent(part) for part in args], [[key, _sent(part)] for key, part in kwargs.items()]]
+        except Unfit as unfit:
+            raise Unsupported(f"the tests pass {unfit} to {name}") from None
+        said = self._ask([*what, *given])
+        value = self._value(said)
+        if value is None and type(said.get("args")) is list:
+            self._change(args, said["args"])
+        return value
+
+    def _change(self, args: tuple[Any, ...], changed: list[Tree]) -> None:
+        """Do to the test's own lists and dicts what the program did to its copies."""
+        for mine, tree in zip(args, changed, strict=False):
+            if tree is None:
+                continue
+            now = self._decoded(tree)
+            if type(now) is not type(mine):
+                raise Gone("broke the protocol")
+            if isinstance(mine, list | bytearray):
+                mine[:] = now
+            elif isinstance(mine, dict | set | collections.deque):
+                mine.clear()
+                (mine.extend if isinstance(mine, collections.deque) else mine.update)(now)
+
+    def _value(self, said: dict[str, Any]) -> Any:
+        if "value" in said:
+            return self._decoded(said["value"])
+        raised = said.get("raised")
+        if type(raised) is list and len(raised) == 2 and all(type(part) is str for part in raised):
+            raise _as_raised(*raised)
+        if type(said.get("missing")) is str:
+            raise Missing(said["missing"])
+        if type(said.get("unfit")) is str:
+            return Opaque("unfit", said["unfit"][:_SHOWN])
+        raise Gone("broke the protocol")
+
+    def _decoded(self, tree: Tree) -> Any:
+        try:
+            return decode(check(tree), lambda part: Handle(self, part) if part[0] == "h" else Opaque(*part[1:]))
+        except Unfit:
+            raise Gone("broke the protocol") from None
+
+    def _ask(self, question: Tree) -> dict[str, Any]:
+        try:
+            left = memoryview(dumps(question))
+            while left:
+                left = left[os.write(LINK, left) :]
+        except OSError:
+            raise Gone("ended before the tests did") from None
+        return self._read()
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            line = self._lines.readline(LONGEST)
+        except OSError:
+            line = b""
+        if not line:
+            raise Gone("ended before the tests did")
+        try:
+            said = loads(line)
+        except Unfit:
+            said = None
+        if type(said) is not dict:
+            raise Gone("broke the protocol")
+        return said
+
+
+class Stub(Link):
+    """No program at all: each function returns None, or what is equal to everything. Good tests fail on both."""
+
+    def __init__(self, kind: str) -> None:
+        self.calls = 0
+        self._answer = None if kind == "none" else _Equal()
+
+    def hello(self) -> dict[str, Any]:
+        return {"loaded": True, "names": []}
+
+    def _ask(self, question: Tree) -> dict[str, Any]:
+        return {}
+
+    def _value(self, said: dict[str, Any]) -> Any:
+        return self._answer
+
+
+class _Equal:
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _sent(value: object) -> Tree:
+    def opaque(value: object) -> Tree:
+        if isinstance(value, Handle):
+            return value._led_tree
+        raise Unfit(f"a {type(value).__name__}")
+
+    return encode(value, opaque)
+
+
+def _as_raised(name: str, message: str) -> Exception:
+    kind = _RAISED.get(name)
+    return kind(message) if kind is not None else ProgramError(f"{name}: {message}")
+
+
+class Proxy:
+    """A function or class of the program."""
+
+    def __init__(self, link: Link, name: str) -> None:
+        self._led_link, self._led_name = link, name
+        self.__name__ = self.__qualname__ = name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._led_link.call(self._led_name, args, kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Proxy(self._led_link, f"{self._led_name}.{name}")
+
+    def __instancecheck__(self, instance: object) -> bool:
+        raise Unsupported(f"the tests ask for instances of {self._led_name}")
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    __hash__ = object.__hash__
+
+
+class Opaque:
+    """A value that is not plain. It is equal to nothing, whatever the program's own ``__eq__`` says."""
+
+    def __init__(self, name: str, seen: str) -> None:
+        self._name, self._seen = name, seen
+
+    def __eq__(self, other: object) -> bool:
+        return False
+
+    def __ne__(self, other: object) -> bool:
+        return True
+
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        return self._seen
+
+
+class Handle:
+    """An object that stays in the program's process; its methods and attributes are asked for over there.
+
+    No operator that says yes or no is: ``==``, ``<`` or ``in`` of the program's own would pass any test.
+    """
+
+    def __init__(self, link: Link, tree: Tree) -> None:
+        self._led_link, self._led_tree = link, tree
+        self._led_number = int(tree[1], 16)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self._led_link.attribute(self._led_number, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_led_"):
+            raise Unsupported(f"the tests set the attribute {name} of an object of the program's")
+        object.__setattr__(self, name, value)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Handle) and other is not self:
+            raise Unsupported("the tests compare two objects of the program's own classes")
+        return self is other
+
+    __hash__ = object.__hash__
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._led_link.method(self._led_number, "__iter__", (), {}))
+
+    def __repr__(self) -> str:
+        return f"<an object of class {self._led_tree[2]}>"
+
+
+def _forwarding(name: str) -> Callable[..., Any]:
+    def forward(self: Handle, *args: Any) -> Any:
+        return self._led_link.method(self._led_number, name, args, {})
+
+    return forward
+
+
+_FORWARDED = "call len getitem setitem delitem str int float abs neg next enter exit add radd sub rsub mul rmul truediv"
+for _name in f"{_FORWARDED} floordiv mod pow matmul".split():
+    setattr(Handle, f"__{_name}__", _forwarding(f"__{_name}__"))
+
+
+class SolutionModule(types.ModuleType):
+    """What ``from solution import add`` finds."""
+
+    def __init__(self, name: str, link: Link) -> None:
+        super().__init__(name)
+        self.__dict__["_led_link"] = link
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Proxy(self.__dict__["_led_link"], name)
