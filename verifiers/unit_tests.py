@@ -36,6 +36,8 @@ __all__ = ["UnitTests", "unit_tests"]
 
 _LONGEST_REASON = 2000
 _NO_TESTS = "the problem has no tests to run; give Problem(tests=…)"
+# Control characters, line ends, marks that turn the direction of writing, and halves of surrogate pairs.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _WRITES = re.compile(r"(?:Permission denied|Read-only file system|No usable temporary).*?(?:'(?:/tmp/|[^/'])|/tmp)")
 
 
@@ -391,4 +393,6 @@ def _short(text: str) -> str:
 
 
 def _cut(reason: str) -> str:
-    return reason if len(reason) <= _LONGEST_REASON else f"{reason[: _LONGEST_REASON - 1]}…"
+    """One line that a terminal and a results file can take: what a program said is in it."""
+    told = _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), reason[:_LONGEST_REASON])
+    return told if len(told) < _LONGEST_REASON else f"{told[: _LONGEST_REASON - 1]}…"
