@@ -1,6 +1,7 @@
 r"""The child process of ``math_answer``: finds the final answer in a text and compares it with the reference.
 
-This file knows how answers are written and how math-verify reads them. It knows no time limit (the pool kills this
+This file knows how answers are written and how math-verify reads them. (``reference`` in ``math_answer`` has taken
+the reference out of a worked solution.) It knows no time limit (the pool kills this
 process) and neither problems nor verdicts: it replies ``{"status", "reason", "answer"}`` to ``{"answer", "text"}``.
 
 Where the answer stands, first match first, after ``</think>``:
@@ -37,6 +38,7 @@ Formulas = Sequence[Any]  # sympy objects: as many readings as math-verify has
 Reading = str | Formulas  # as it was written, or as math-verify took it out of running text
 
 _LONGEST = 10_000  # characters of an answer; a longer one is compared as text only
+_SHOWN = 2_000  # characters of the answer in a reply; more is no answer, and would be kept with every result
 _TAIL = 4_000  # characters in which an answer is looked for that isn't boxed
 
 # What introduces an answer. "To answer this, …" does not, nor "the answer is not …", nor a heading "#### 1. Costs".
@@ -108,7 +110,7 @@ def judge(answer: str, text: str) -> Reply:
     """The verdict on a text. What goes wrong in here is an error, and never a rejection."""
     _exhausted.clear()
     try:
-        reply = _judge(_reference(answer), text)
+        reply = _judge(answer, text)
     except Exception as error:  # noqa: BLE001 - sympy raises anything, and all of it is this verifier's own failure
         return _failed(error, None)
     if _exhausted and reply["status"] == "rejected":
@@ -127,16 +129,14 @@ def main() -> None:
 
 
 def _judge(gold: str, text: str) -> Reply:
-    if not gold:
-        return {"status": "abstained", "reason": "the reference answer is empty", "answer": None}
     found = _find(text)
     if found is None:
         cut_off = r"; its last \boxed{ is never closed" if _cut_off(text) else ""
         return {"status": "rejected", "reason": f"no answer found in the text{cut_off}", "answer": None}
     shown, readings = found
     if any(_equal(gold, reading) for reading in readings):
-        return {"status": "accepted", "reason": f"{_short(shown)} matches", "answer": shown}
-    return {"status": "rejected", "reason": f"found {_short(shown)}, expected {_short(gold)}", "answer": shown}
+        return {"status": "accepted", "reason": f"{_short(shown)} matches", "answer": shown[:_SHOWN]}
+    return {"status": "rejected", "reason": f"found {_short(shown)}, expected {_short(gold)}", "answer": shown[:_SHOWN]}
 
 
 def _failed(error: BaseException, answer: str | None) -> Reply:
@@ -151,12 +151,6 @@ def _short(text: str) -> str:
 
 
 # --- where the answer stands ---------------------------------------------------------------------------------------
-
-
-def _reference(answer: str) -> str:
-    """The reference itself, also where the whole worked solution of GSM8K or MATH was given."""
-    inside = boxed(answer)
-    return (answer.rpartition("####")[2] if inside is None else inside).strip()
 
 
 def _cut_off(text: str) -> bool:
