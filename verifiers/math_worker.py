@@ -43,7 +43,7 @@ _TAIL = 4_000  # characters in which an answer is looked for that isn't boxed
 
 # What introduces an answer. "To answer this, …" does not, nor "the answer is not …", nor a heading "#### 1. Costs".
 _MARK = re.compile(
-    r"""(?<!\#)\#{4}[ \t]* (?: (?=[^\n#]+\s*\Z) | (?=[-+−$€£¥\\(\[{.\d]) (?!\d+[.)]\s*[^\W\d]) )
+    r"""(?<!\#)\#{4}[ \t]*+ (?: (?=[^\n#]++\s*+\Z) | (?=[-+−$€£¥\\(\[{.\d]) (?!\d+[.)]\s*[^\W\d]) )
     | <answer>
     | \banswer\W{0,4}(?:\([^)\n]{0,40}\)\W{0,4})?[:=]
     | (?:\banswer\s+is | \b(?:the|my|our|final|correct)\s+answer\b[^.,;:\n\d]{0,40}?\s(?:is|be|equals))\b(?!\s*not\b)
@@ -95,11 +95,11 @@ _TIDY: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\\[dt]frac", r"\\frac"),
         (r"(?<![A-Za-z\\])pi(?![A-Za-z])", r"\\pi "),
         (r"(?<![A-Za-z\\])infinity(?![A-Za-z])", r"\\infty "),
-        (r"\s*\bpercent\b", r"\\%"),
+        (r"(?:(?<!\s)\s+)?\bpercent\b", r"\\%"),
         (r"(?<=\d)[eE]([-+]?\d+)(?![\w.])", r"\\times 10^{\1}"),
         (r"(?<![\w.,\\} ])(\d+) +(\d+) */ *(\d+)$", r"\1\\frac{\2}{\3}"),
         (r"^(?:\\approx|≈|=|:|about|approximately|exactly)\s*", ""),
-        (r"[.,;:\s]+$", ""),
+        (r"(?<![.,;:\s])[.,;:\s]+$", ""),
     )
 )
 
