@@ -22,6 +22,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from functools import lru_cache, wraps
+from itertools import accumulate
 from typing import Any
 
 import math_verify
@@ -38,6 +39,7 @@ Formulas = Sequence[Any]  # sympy objects: as many readings as math-verify has
 Reading = str | Formulas  # as it was written, or as math-verify took it out of running text
 
 _LONGEST = 10_000  # characters of an answer; a longer one is compared as text only
+_DEEPEST = 200  # brackets in brackets; math-verify's parser gives up below half of it
 _SHOWN = 2_000  # characters of the answer in a reply; more is no answer, and would be kept with every result
 _TAIL = 4_000  # characters in which an answer is looked for that isn't boxed
 
@@ -93,6 +95,8 @@ _TIDY: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"(?<!\w)\*\*|\*\*(?!\w)", ""),
         (r"\*\*", "^"),
         (r"\\[dt]frac", r"\\frac"),
+        (r"(?<!\\)~", " "),
+        (r"\\varnothing(?![a-z])", r"\\emptyset "),
         (r"(?<![A-Za-z\\])pi(?![A-Za-z])", r"\\pi "),
         (r"(?<![A-Za-z\\])infinity(?![A-Za-z])", r"\\infty "),
         (r"(?:(?<!\s)\s+)?\bpercent\b", r"\\%"),
@@ -249,8 +253,16 @@ def _verify(gold: Formulas, given: Formulas) -> bool:
     gold, given = [[part for part in parts if not isinstance(part, str)] for parts in (gold, given)]
     if not gold or not given:
         return False
-    digits = _decimals(gold[0])
-    return bool(math_verify.verify(gold, given, float_rounding=digits, timeout_seconds=None, raise_on_error=True))
+    return bool(
+        math_verify.verify(
+            gold,
+            given,
+            float_rounding=_decimals(gold[0]),
+            allow_set_relation_comp=True,  # -2 ≤ x ≤ 7 is [-2, 7], whichever of them is the reference
+            timeout_seconds=None,
+            raise_on_error=True,
+        )
+    )
 
 
 def _has_formula(parts: Formulas) -> bool:
@@ -271,7 +283,16 @@ def _formulas(text: str) -> Formulas:
         return []
     if re.search(r"\d\s+\d", text) and "\\" not in text:
         return []  # math-verify adds "1 8" up to 9
+    if _depth(text) > _DEEPEST:
+        raise RecursionError(
+            f"nested {_depth(text)} deep; at most {_DEEPEST} is read"
+        )  # it would take a minute to fail
     return _parsed(text)
+
+
+def _depth(text: str) -> int:
+    depths = accumulate((sign in "([{") - (sign in ")]}") for sign in text)
+    return max(depths, default=0)
 
 
 @lru_cache(maxsize=256)
