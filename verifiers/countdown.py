@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from led_agent.answers import after_thinking, boxed
 from led_agent.countdown import ExpressionError, Puzzle, read_puzzle, work_out
+from led_agent.errors import UsageError
 from led_agent.types import Branch, Problem, Verdict, VerdictStatus
 
 __all__ = ["Countdown", "countdown", "expression_in", "is_puzzle"]
@@ -34,6 +35,7 @@ _TAGGED = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL | re.I
 _RUN = re.compile(r"(?:[-−–](?=[\d(\[])|\.(?=\d))?[\d(\[](?:[\d\s+*/×÷·∗⋅−–()\[\]^-]|\.(?=\d))*")
 _LOOSE = "+-*/×÷·∗⋅−–([ \t"  # at the end of a run: a dash or a bracket of the sentence
 _SIGNED = re.compile(r"[+*/×÷·∗⋅−–-]")
+_NO_PUZZLE = "the problem is no Countdown puzzle: no target and numbers are found in it"
 _READ = 20_000  # characters from the end: an answer is not longer
 
 
@@ -57,6 +59,17 @@ class Countdown:
         status, reason, answer = _judge(problem, branch.text)
         seconds = time.perf_counter() - begun
         return Verdict(status=status, reason=reason, verifier=self.name, seconds=seconds, answer=answer)
+
+    def check(self, problem: Problem) -> str | None:
+        """Why there is nothing to say on this problem, i.e. the reason of an abstention; None where there is.
+
+        Raises:
+            UsageError: metadata that are meant to be a puzzle, and are none.
+        """
+        try:
+            return _NO_PUZZLE if _puzzle(problem) is None else None
+        except ValueError as error:
+            raise UsageError(f"countdown, problem {problem.key}: {error}; correct them") from error
 
 
 def countdown() -> Countdown:
@@ -92,7 +105,7 @@ def _judge(problem: Problem, text: str) -> tuple[VerdictStatus, str, str | None]
     except ValueError as error:
         return "error", str(error), None
     if puzzle is None:
-        return "abstained", "the problem is no Countdown puzzle: no target and numbers are found in it", None
+        return "abstained", _NO_PUZZLE, None
     answer = expression_in(text)
     if answer is None:
         final = after_thinking(text).strip()

@@ -62,6 +62,10 @@ class Matches:
             )
         return Verdict(status=status, reason=reason, verifier=self.name, seconds=time.perf_counter() - begun)
 
+    def check(self, problem: Problem) -> str | None:
+        """None: it has something to say on every problem."""
+        return None
+
     @property
     def _shown(self) -> str:
         return f"pattern {self.pattern[:80]!r}"

@@ -7,8 +7,9 @@ expression which never ends costs one worker. sympy and math-verify are imported
 
 from __future__ import annotations
 
+import asyncio
 import math
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -16,7 +17,7 @@ from typing import Any, ClassVar
 from led_agent.answers import after_thinking, boxed
 from led_agent.errors import UsageError
 from led_agent.types import Branch, Problem, Verdict
-from led_agent.verifiers.workers import WorkerDied, WorkerPool, WorkerTimeout
+from led_agent.verifiers.workers import Outcome, WorkerPool, WorkerTimeout
 
 __all__ = ["MathAnswer", "math_answer"]
 
@@ -43,6 +44,7 @@ class MathAnswer:
     seconds: float = 5.0
     workers: int | None = None
     name: ClassVar[str] = "math_answer"
+    batch_size: ClassVar[int] = 64
 
     def __post_init__(self) -> None:
         if not 0 < self.seconds < math.inf:
@@ -58,21 +60,49 @@ class MathAnswer:
 
     def __call__(self, problem: Problem, branch: Branch, /) -> Verdict:
         """The verdict on one branch; may be called from many threads at once."""
+        return self.batch([(problem, branch)])[0]
+
+    def batch(self, asked: Sequence[tuple[Problem, Branch]]) -> list[Verdict]:
+        """The verdicts on many branches, in order, spread over the workers. Each has the whole limit to itself."""
+        verdicts: dict[int, Verdict] = {}
+        payloads: dict[int, dict[str, str]] = {}
+        for at, (problem, branch) in enumerate(asked):
+            idle = self.check(problem)
+            if idle is None:
+                payloads[at] = _payload(problem, branch)
+            else:
+                verdicts[at] = Verdict(status="abstained", reason=idle, verifier=self.name)
+        outcomes = self._pool.batch(list(payloads.values()), self.seconds)
+        for at, outcome in zip(payloads, outcomes, strict=True):
+            verdicts[at] = self._verdict(payloads[at], outcome)
+        return [verdicts[at] for at in range(len(asked))]
+
+    async def judge(self, problem: Problem, branch: Branch) -> Verdict:
+        """The verdict on one branch, for an event loop, which goes on meanwhile; as many may wait as like.
+
+        Cancelled before a worker begins with it, it costs nothing; cancelled later, that worker is free again when
+        the comparison is done or its limit reached.
+        """
+        idle = self.check(problem)
+        if idle is not None:
+            return Verdict(status="abstained", reason=idle, verifier=self.name)
+        payload = _payload(problem, branch)
+        return self._verdict(payload, await asyncio.wrap_future(self._pool.submit(payload, self.seconds)))
+
+    def check(self, problem: Problem) -> str | None:
+        """Why there is nothing to say on this problem, i.e. the reason of an abstention; None where there is."""
         if problem.answer is None:
-            reason = "the problem has no reference answer to compare with; give Problem(answer=…)"
-            return Verdict(status="abstained", reason=reason, verifier=self.name)
-        # A megabyte is a runaway generation; its end is where an answer would be.
-        text = branch.text if len(branch.text) <= _LONGEST_TEXT else branch.text[-_KEPT:]
-        text, answer = _encodable(text), _encodable(problem.answer)
-        begun = time.perf_counter()
-        try:
-            reply = self._pool.call({"answer": answer, "text": text}, self.seconds)
-        except WorkerTimeout:
-            judged = f"{_judged(text)!r} against {answer[:200]!r}"
+            return "the problem has no reference answer to compare with; give Problem(answer=…)"
+        return None if reference(problem.answer) else "the reference answer is empty; give Problem(answer=…)"
+
+    def _verdict(self, payload: dict[str, str], outcome: Outcome) -> Verdict:
+        reply = outcome.reply
+        if isinstance(outcome.error, WorkerTimeout):
+            judged = f"{_judged(payload['text'])!r} against {payload['answer'][:200]!r}"
             reply = {"status": "error", "reason": f"not compared within {self.seconds:g} s: {judged}"}
-        except WorkerDied as error:
-            reply = {"status": "error", "reason": f"{error} (while judging {_judged(text)!r})"}
-        return Verdict(**reply, verifier=self.name, seconds=time.perf_counter() - begun)
+        elif reply is None:
+            reply = {"status": "error", "reason": f"{outcome.error} (while judging {_judged(payload['text'])!r})"}
+        return Verdict(**reply, verifier=self.name, seconds=outcome.seconds)
 
     def close(self) -> None:
         """End the worker processes. Idempotent."""
@@ -90,6 +120,18 @@ def math_answer(seconds: float = 5.0, workers: int | None = None) -> MathAnswer:
         UsageError: a limit that is no positive number, or fewer than one worker.
     """
     return MathAnswer(seconds, workers)
+
+
+def reference(answer: str) -> str:
+    """The reference itself, also where the whole worked solution of GSM8K or MATH was given."""
+    inside = boxed(answer)
+    return (answer.rpartition("####")[2] if inside is None else inside).strip()
+
+
+def _payload(problem: Problem, branch: Branch) -> dict[str, str]:
+    # A megabyte is a runaway generation; its end is where an answer would be.
+    text = branch.text if len(branch.text) <= _LONGEST_TEXT else branch.text[-_KEPT:]
+    return {"answer": _encodable(reference(problem.answer or "")), "text": _encodable(text)}
 
 
 def _judged(text: str) -> str:

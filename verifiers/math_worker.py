@@ -1,6 +1,7 @@
 r"""The child process of ``math_answer``: finds the final answer in a text and compares it with the reference.
 
-This file knows how answers are written and how math-verify reads them. It knows no time limit (the pool kills this
+This file knows how answers are written and how math-verify reads them. (``reference`` in ``math_answer`` has taken
+the reference out of a worked solution.) It knows no time limit (the pool kills this
 process) and neither problems nor verdicts: it replies ``{"status", "reason", "answer"}`` to ``{"answer", "text"}``.
 
 Where the answer stands, first match first, after ``</think>``:
@@ -21,6 +22,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from functools import lru_cache, wraps
+from itertools import accumulate
 from typing import Any
 
 import math_verify
@@ -37,11 +39,13 @@ Formulas = Sequence[Any]  # sympy objects: as many readings as math-verify has
 Reading = str | Formulas  # as it was written, or as math-verify took it out of running text
 
 _LONGEST = 10_000  # characters of an answer; a longer one is compared as text only
+_DEEPEST = 200  # brackets in brackets; math-verify's parser gives up below half of it
+_SHOWN = 2_000  # characters of the answer in a reply; more is no answer, and would be kept with every result
 _TAIL = 4_000  # characters in which an answer is looked for that isn't boxed
 
 # What introduces an answer. "To answer this, …" does not, nor "the answer is not …", nor a heading "#### 1. Costs".
 _MARK = re.compile(
-    r"""(?<!\#)\#{4}[ \t]* (?: (?=[^\n#]+\s*\Z) | (?=[-+−$€£¥\\(\[{.\d]) (?!\d+[.)]\s*[^\W\d]) )
+    r"""(?<!\#)\#{4}[ \t]*+ (?: (?=[^\n#]++\s*+\Z) | (?=[-+−$€£¥\\(\[{.\d]) (?!\d+[.)]\s*[^\W\d]) )
     | <answer>
     | \banswer\W{0,4}(?:\([^)\n]{0,40}\)\W{0,4})?[:=]
     | (?:\banswer\s+is | \b(?:the|my|our|final|correct)\s+answer\b[^.,;:\n\d]{0,40}?\s(?:is|be|equals))\b(?!\s*not\b)
@@ -91,13 +95,15 @@ _TIDY: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"(?<!\w)\*\*|\*\*(?!\w)", ""),
         (r"\*\*", "^"),
         (r"\\[dt]frac", r"\\frac"),
+        (r"(?<!\\)~", " "),
+        (r"\\varnothing(?![a-z])", r"\\emptyset "),
         (r"(?<![A-Za-z\\])pi(?![A-Za-z])", r"\\pi "),
         (r"(?<![A-Za-z\\])infinity(?![A-Za-z])", r"\\infty "),
-        (r"\s*\bpercent\b", r"\\%"),
+        (r"(?:(?<!\s)\s+)?\bpercent\b", r"\\%"),
         (r"(?<=\d)[eE]([-+]?\d+)(?![\w.])", r"\\times 10^{\1}"),
         (r"(?<![\w.,\\} ])(\d+) +(\d+) */ *(\d+)$", r"\1\\frac{\2}{\3}"),
         (r"^(?:\\approx|≈|=|:|about|approximately|exactly)\s*", ""),
-        (r"[.,;:\s]+$", ""),
+        (r"(?<![.,;:\s])[.,;:\s]+$", ""),
     )
 )
 
@@ -108,7 +114,7 @@ def judge(answer: str, text: str) -> Reply:
     """The verdict on a text. What goes wrong in here is an error, and never a rejection."""
     _exhausted.clear()
     try:
-        reply = _judge(_reference(answer), text)
+        reply = _judge(answer, text)
     except Exception as error:  # noqa: BLE001 - sympy raises anything, and all of it is this verifier's own failure
         return _failed(error, None)
     if _exhausted and reply["status"] == "rejected":
@@ -127,16 +133,14 @@ def main() -> None:
 
 
 def _judge(gold: str, text: str) -> Reply:
-    if not gold:
-        return {"status": "abstained", "reason": "the reference answer is empty", "answer": None}
     found = _find(text)
     if found is None:
         cut_off = r"; its last \boxed{ is never closed" if _cut_off(text) else ""
         return {"status": "rejected", "reason": f"no answer found in the text{cut_off}", "answer": None}
     shown, readings = found
     if any(_equal(gold, reading) for reading in readings):
-        return {"status": "accepted", "reason": f"{_short(shown)} matches", "answer": shown}
-    return {"status": "rejected", "reason": f"found {_short(shown)}, expected {_short(gold)}", "answer": shown}
+        return {"status": "accepted", "reason": f"{_short(shown)} matches", "answer": shown[:_SHOWN]}
+    return {"status": "rejected", "reason": f"found {_short(shown)}, expected {_short(gold)}", "answer": shown[:_SHOWN]}
 
 
 def _failed(error: BaseException, answer: str | None) -> Reply:
@@ -151,12 +155,6 @@ def _short(text: str) -> str:
 
 
 # --- where the answer stands ---------------------------------------------------------------------------------------
-
-
-def _reference(answer: str) -> str:
-    """The reference itself, also where the whole worked solution of GSM8K or MATH was given."""
-    inside = boxed(answer)
-    return (answer.rpartition("####")[2] if inside is None else inside).strip()
 
 
 def _cut_off(text: str) -> bool:
@@ -255,8 +253,16 @@ def _verify(gold: Formulas, given: Formulas) -> bool:
     gold, given = [[part for part in parts if not isinstance(part, str)] for parts in (gold, given)]
     if not gold or not given:
         return False
-    digits = _decimals(gold[0])
-    return bool(math_verify.verify(gold, given, float_rounding=digits, timeout_seconds=None, raise_on_error=True))
+    return bool(
+        math_verify.verify(
+            gold,
+            given,
+            float_rounding=_decimals(gold[0]),
+            allow_set_relation_comp=True,  # -2 ≤ x ≤ 7 is [-2, 7], whichever of them is the reference
+            timeout_seconds=None,
+            raise_on_error=True,
+        )
+    )
 
 
 def _has_formula(parts: Formulas) -> bool:
@@ -277,7 +283,16 @@ def _formulas(text: str) -> Formulas:
         return []
     if re.search(r"\d\s+\d", text) and "\\" not in text:
         return []  # math-verify adds "1 8" up to 9
+    if _depth(text) > _DEEPEST:
+        raise RecursionError(
+            f"nested {_depth(text)} deep; at most {_DEEPEST} is read"
+        )  # it would take a minute to fail
     return _parsed(text)
+
+
+def _depth(text: str) -> int:
+    depths = accumulate((sign in "([{") - (sign in ")]}") for sign in text)
+    return max(depths, default=0)
 
 
 @lru_cache(maxsize=256)

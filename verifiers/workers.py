@@ -1,10 +1,11 @@
-"""Worker processes that may be killed: a pool of children, and the loop that runs inside each of them.
+"""Worker processes that may be killed: a pool of children, each running a module that calls ``serve(handle)``.
 
-This file knows processes, pipes and limits. It does not know what the workers compute: a worker is any module that
-calls ``serve(handle)``. Both ends exchange one JSON object a line, the worker's first line saying that it is ready::
+This file knows processes, pipes and limits, as the parent sees them; ``serving`` is the other end of the pipe. It does
+not know what the workers compute. Both ends exchange one JSON object a line, the worker's first line saying that it is
+ready; several requests may be under way, and are answered in order::
 
-    parent → worker   {"seconds": 5.0, "payload": {…}}
-    worker → parent   {"reply": {…}, "last": false}
+    parent → worker   {"number": 7, "seconds": 5.0, "payload": {…}}
+    worker → parent   {"number": 7, "reply": {…}, "last": false}
 
 A process, and neither a thread nor a signal handler, because only a process can be stopped in the middle of a C
 call, from any thread. And not ``multiprocessing``, whose fresh processes import the user's script a second time.
@@ -13,6 +14,7 @@ call, from any thread. And not ``multiprocessing``, whose fresh processes import
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -24,16 +26,21 @@ import sysconfig
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import led_agent
 from led_agent.errors import LedError, MachineError, UsageError
+from led_agent.verifiers.serving import serve
 
-__all__ = ["WorkerDied", "WorkerPool", "WorkerTimeout", "serve"]
+__all__ = ["Outcome", "WorkerDied", "WorkerPool", "WorkerTimeout", "serve"]
 
 _CHUNK = 1 << 16
+_TOGETHER = 8  # requests of a batch that one worker is sent at a time: enough to save threads, few enough to spread
+_TOGETHER_BYTES = 1 << 18  # a longer message is sent in parts, so that none waits for a megabyte of its neighbours
 
 
 class WorkerTimeout(LedError):  # noqa: N818 - it says who, as WorkerDied does
@@ -42,6 +49,26 @@ class WorkerTimeout(LedError):  # noqa: N818 - it says who, as WorkerDied does
 
 class WorkerDied(MachineError):  # noqa: N818
     """No worker answered: it ended, wrote garbage or never got ready, twice in a row."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one call of a batch.
+
+    Attributes:
+        reply: The worker's reply; None where there is none.
+        error: Why there is none: ``WorkerTimeout`` or ``WorkerDied``.
+        seconds: From when its worker could begin with it to the reply, or to its failure.
+    """
+
+    reply: dict[str, Any] | None
+    error: WorkerTimeout | WorkerDied | None
+    seconds: float
+
+
+class _Request(NamedTuple):
+    number: int  # comes back with the reply, so that no reply is taken for another one's
+    line: bytes
 
 
 class _Broken(Exception):  # noqa: N818
@@ -54,6 +81,7 @@ class _Worker:
     def __init__(self, module: str, max_reply: int) -> None:
         self._max_reply = max_reply
         self._ready = False
+        self._received = bytearray()
         self._lock = threading.Lock()
         # -P: a sympy.py in the user's current folder must not replace the real one. -W: a user's PYTHONWARNINGS=error
         # is not meant for what the worker imports.
@@ -84,20 +112,20 @@ class _Worker:
             raise _Broken(f"it was not ready within {seconds:g} s") from None
         self._ready = True
 
-    def ask(self, line: bytes, seconds: float) -> tuple[dict[str, Any], bool]:
-        """The reply to a request, and whether the worker takes another one.
+    def ask(self, requests: Sequence[_Request], seconds: float) -> Iterator[tuple[dict[str, Any], bool]]:
+        """The replies to requests sent together, as they come, and whether the worker takes another request.
 
         Raises:
-            TimeoutError: no reply within the limit.
+            TimeoutError: no reply within the limit, which runs anew from each reply.
             _Broken: the worker ended or wrote something else.
         """
-        deadline = time.monotonic() + seconds
-        self._write(line, deadline)
-        answer = self._read(deadline)
-        reply = answer.get("reply")
-        if not isinstance(reply, dict):
-            raise _Broken(f"it wrote {str(answer)[:80]!r} instead of a reply")
-        return reply, not answer.get("last", False)
+        self._write(b"".join(request.line for request in requests), seconds)
+        for request in requests:
+            answer = self._read(time.monotonic() + seconds)
+            reply = answer.get("reply")
+            if not isinstance(reply, dict) or answer.get("number") != request.number:
+                raise _Broken(f"it wrote {str(answer)[:80]!r} instead of a reply to number {request.number}")
+            yield reply, not answer.get("last", False)
 
     def kill(self) -> None:
         """End the process, and whatever it started, and reap it. Idempotent."""
@@ -122,10 +150,19 @@ class _Worker:
         self._stdin.close()
         self._stdout.close()
 
-    def _write(self, line: bytes, deadline: float) -> None:
-        left = memoryview(line)
+    def _write(self, message: bytes, seconds: float) -> None:
+        """Send it all; what comes meanwhile is kept, as a worker that can't get rid of its replies takes no more."""
+        left = memoryview(message)
+        deadline = time.monotonic() + seconds
+        poll = select.poll()
+        poll.register(self._stdin.fileno(), select.POLLOUT)
+        poll.register(self._stdout.fileno(), select.POLLIN)
         while left:
-            _await(self._stdin.fileno(), select.POLLOUT, deadline)
+            ready = dict(_polled(poll, deadline))
+            if ready.get(self._stdout.fileno(), 0) and self._receive():
+                deadline = time.monotonic() + seconds
+            if not ready.get(self._stdin.fileno(), 0):
+                continue
             try:
                 left = left[os.write(self._stdin.fileno(), left) :]
             except BlockingIOError:
@@ -134,25 +171,34 @@ class _Worker:
                 raise _Broken(f"it takes no request ({error.strerror})") from error
 
     def _read(self, deadline: float) -> dict[str, Any]:
-        buffer = bytearray()
-        while not buffer.endswith(b"\n"):
-            _await(self._stdout.fileno(), select.POLLIN, deadline)
-            try:
-                chunk = os.read(self._stdout.fileno(), _CHUNK)
-            except BlockingIOError:
-                continue
-            if not chunk:
-                raise _Broken("it ended without a reply")
-            buffer += chunk
-            if len(buffer) > self._max_reply:
-                raise _Broken(f"its reply is longer than {self._max_reply} bytes")
+        """The next line."""
+        poll = select.poll()
+        poll.register(self._stdout.fileno(), select.POLLIN)
+        whole = b"\n" in self._received
+        while not whole:
+            _polled(poll, deadline)
+            whole = self._receive()
+        line, _, self._received = self._received.partition(b"\n")
         try:
-            answer = json.loads(buffer)
+            answer = json.loads(line)
         except ValueError:
-            raise _Broken(f"it wrote {bytes(buffer[:80])!r} instead of a reply") from None
+            answer = None
         if not isinstance(answer, dict):
-            raise _Broken(f"it wrote {bytes(buffer[:80])!r} instead of a reply")
+            raise _Broken(f"it wrote {bytes(line[:80])!r} instead of a reply")
         return answer
+
+    def _receive(self) -> bool:
+        """Take what there is on the pipe; whether a line was ended by it."""
+        try:
+            chunk = os.read(self._stdout.fileno(), _CHUNK)
+        except BlockingIOError:
+            return False
+        if not chunk:
+            raise _Broken("it ended without a reply")
+        self._received += chunk
+        if len(self._received) > self._max_reply and b"\n" not in self._received[: self._max_reply]:
+            raise _Broken(f"its reply is longer than {self._max_reply} bytes")
+        return b"\n" in chunk
 
 
 class WorkerPool:
@@ -184,8 +230,9 @@ class WorkerPool:
         self._module = module
         self._start_seconds = start_seconds
         self._max_reply = max_reply
-        self._idle: list[_Worker] = []
-        self._workers: set[_Worker] = set()
+        self._idle: list[_Worker]
+        self._workers: set[_Worker]
+        self._threads: ThreadPoolExecutor | None
         self._begin()
         _pools.add(self)
 
@@ -199,32 +246,45 @@ class WorkerPool:
             WorkerDied: two workers failed one after the other, or the pool was closed meanwhile.
             UsageError: a limit that is no positive number, or a payload that is no JSON.
         """
-        line = _request(payload, seconds)
-        epoch = self._epoch
-        faults: list[str] = []
-        with self._gate:
-            while len(faults) < 2:
-                worker = self._take(epoch, fresh=bool(faults))
-                try:
-                    worker.await_ready(self._start_seconds)
-                    reply, usable = worker.ask(line, seconds)
-                except _Broken as fault:
-                    self._drop(worker)
-                    faults.append(str(fault))
-                except TimeoutError:
-                    self._drop(worker)
-                    raise WorkerTimeout(f"no reply within {seconds:g} s; the worker was killed") from None
-                except BaseException:
-                    # Ctrl-C, for one: a worker in the middle of a request would answer the next one with its reply.
-                    self._drop(worker)
-                    raise
-                else:
-                    self._give(worker, epoch, usable)
-                    return reply
-        self._refuse_if_closed(epoch)
-        raise WorkerDied(
-            f"two workers failed ({'; then '.join(faults)}); see what `{sys.executable} -m {self._module}` says"
-        )
+        (outcome,) = self._some([_request(payload, seconds)], seconds, self._epoch)
+        if outcome.reply is None:
+            assert outcome.error is not None  # as an outcome has one or the other
+            raise outcome.error
+        return outcome.reply
+
+    def submit(self, payload: dict[str, Any], seconds: float) -> Future[Outcome]:
+        """The outcome of a call, from a thread of the pool's own.
+
+        What is cancelled before a worker begins with it costs nothing; what is cancelled later is computed to its end,
+        or its limit, and thrown away.
+
+        Raises:
+            UsageError: a limit that is no positive number, or a payload that is no JSON.
+        """
+        request = _request(payload, seconds)
+        epoch, threads = self._own_threads()
+        return threads.submit(lambda: self._some([request], seconds, epoch)[0])
+
+    def batch(self, payloads: Sequence[dict[str, Any]], seconds: float) -> list[Outcome]:
+        """The outcomes of many calls, in order, spread over the workers; several go to a worker in one message.
+
+        Each has the whole limit to itself, and one that reaches it, or whose worker dies, costs the others nothing
+        but the start of a new worker, to which they are sent again.
+
+        Raises:
+            UsageError: a limit that is no positive number, or a payload that is no JSON.
+        """
+        requests = [_request(payload, seconds) for payload in payloads]
+        parts = _parts(requests, min(_TOGETHER, -(-len(requests) // self.size)))
+        if len(parts) < 2:
+            return [outcome for part in parts for outcome in self._some(part, seconds, self._epoch)]
+        epoch, threads = self._own_threads()
+        under_way = [threads.submit(self._some, part, seconds, epoch) for part in parts]
+        try:
+            return [outcome for one in under_way for outcome in one.result()]
+        finally:  # Ctrl-C, for one: what no worker has begun with is dropped
+            for one in under_way:
+                one.cancel()
 
     def pids(self) -> tuple[int, ...]:
         """The process ids of the workers that there are now, idle and busy."""
@@ -238,6 +298,9 @@ class WorkerPool:
             idle, self._idle = self._idle, []
             busy = self._workers.difference(idle)
             self._workers.difference_update(idle)
+            threads, self._threads = self._threads, None
+        if threads is not None:
+            threads.shutdown(wait=False)  # what waits there still gets its say, which is that the pool was closed
         for worker in idle:
             worker.discard()
         for worker in busy:
@@ -249,6 +312,7 @@ class WorkerPool:
         self._gate = threading.BoundedSemaphore(self.size)
         self._idle = []
         self._workers = set()
+        self._threads = None
         self._end = weakref.finalize(self, _discard_all, self._workers)
 
     def _after_fork(self) -> None:
@@ -256,6 +320,79 @@ class WorkerPool:
         for worker in self._workers:
             worker.forget()
         self._begin()
+
+    def _some(self, requests: Sequence[_Request], seconds: float, epoch: int) -> list[Outcome]:
+        """What becomes of requests that go to one worker together; after a failure, the rest goes to another one."""
+        outcomes: list[Outcome] = []
+        faults: list[str] = []  # of the request that stands next
+        with self._gate:
+            while len(outcomes) < len(requests):
+                begun = len(outcomes)
+                fault, started = self._ask(requests, outcomes, seconds, epoch, fresh=bool(faults))
+                faults = [] if len(outcomes) > begun else faults
+                if fault is not None:
+                    faults.append(fault)
+                if len(faults) == 2:
+                    died = self._died(faults, epoch)
+                    # Where no worker starts, none will for the others.
+                    outcomes += [Outcome(None, died, 0.0)] * (1 if started else len(requests) - len(outcomes))
+                    faults = []
+        return outcomes
+
+    def _ask(
+        self, requests: Sequence[_Request], outcomes: list[Outcome], seconds: float, epoch: int, *, fresh: bool
+    ) -> tuple[str | None, bool]:
+        """Have one worker answer the requests that have no outcome yet, as far as it comes.
+
+        Returns what is wrong with the worker, where it failed, and whether it ever got ready.
+        """
+        started = False
+        try:
+            worker = self._take(epoch, fresh=fresh)
+        except WorkerDied as error:
+            outcomes += [Outcome(None, error, 0.0)] * (len(requests) - len(outcomes))
+            return None, started
+        began = time.perf_counter()
+        try:
+            worker.await_ready(self._start_seconds)
+            started, began = True, time.perf_counter()
+            usable = True
+            for reply, usable in worker.ask(requests[len(outcomes) :], seconds):
+                now = time.perf_counter()
+                outcomes.append(Outcome(reply, None, now - began))
+                began = now
+                if not usable:
+                    break
+        except _Broken as fault:
+            self._drop(worker)
+            return str(fault), started
+        except TimeoutError:
+            self._drop(worker)
+            late = WorkerTimeout(f"no reply within {seconds:g} s; the worker was killed")
+            outcomes.append(Outcome(None, late, time.perf_counter() - began))
+        except BaseException:
+            # Ctrl-C, for one: a worker in the middle of a request would answer the next one with its reply.
+            self._drop(worker)
+            raise
+        else:
+            self._give(worker, epoch, usable)
+        return None, started
+
+    def _died(self, faults: Sequence[str], epoch: int) -> WorkerDied:
+        try:
+            self._refuse_if_closed(epoch)
+        except WorkerDied as closed:
+            return closed
+        return WorkerDied(
+            f"two workers failed ({'; then '.join(faults)}); see what `{sys.executable} -m {self._module}` says"
+        )
+
+    def _own_threads(self) -> tuple[int, ThreadPoolExecutor]:
+        """The epoch, and as many threads as there may be workers; those end with ``close()``, or with the pool."""
+        with self._lock:
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(self.size, thread_name_prefix="led-agent-workers")
+            return self._epoch, self._threads
 
     def _take(self, epoch: int, *, fresh: bool) -> _Worker:
         with self._lock:
@@ -286,73 +423,18 @@ class WorkerPool:
             raise WorkerDied("the pool was closed while this call waited; call again, and new workers start")
 
 
-def serve(handle: Callable[[dict[str, Any]], dict[str, Any]], *, memory: int = 2 << 30) -> None:
-    """The worker's side: say that it is ready, then answer requests until the parent is gone.
-
-    Call it once everything slow is imported. What ``handle`` raises ends the worker.
-
-    Args:
-        handle: From payload to reply, both plain JSON.
-        memory: Bytes of address space that the process may have; it is replaced once it holds half of that.
-    """
-    # Only this function writes to the pipe: a library that prints must not end up in a reply.
-    pipe = os.dup(1)
-    os.dup2(2, 1)
-    _limit("RLIMIT_CORE", 0)
-    _limit("RLIMIT_AS", memory)
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
-    _send(pipe, {"ready": True})
-    for line in sys.stdin.buffer:
-        request = json.loads(line)
-        # That thread stands still during a long C call; then the limit on processor time is what ends an orphan.
-        _limit("RLIMIT_CPU", math.ceil(time.process_time() + request["seconds"]) + 1)
-        reply = handle(request["payload"])
-        _send(pipe, {"reply": reply, "last": _address_space() > memory // 2})
+_numbers = itertools.count()
 
 
-def _end_with_parent(parent: int) -> None:
-    """End the process when the parent closes its end of the pipe, or dies and leaves a copy of it in a fork.
-
-    Not PR_SET_PDEATHSIG, which fires when the *thread* that started the worker ends.
-    """
-    hang_up = select.poll()
-    hang_up.register(0, 0)
-    while os.getppid() == parent and not hang_up.poll(5000):
-        pass
-    os._exit(0)
-
-
-def _limit(name: str, value: int) -> None:
-    import resource  # POSIX only, and only the child needs it
-
-    number = getattr(resource, name)
-    _, hard = resource.getrlimit(number)
-    soft = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    with contextlib.suppress(ValueError, OSError):  # macOS has no limit on the address space
-        resource.setrlimit(number, (soft, hard))
-
-
-def _address_space() -> int:
-    """Bytes mapped now; 0 where the system doesn't say. (The peak won't do: exec hands the parent's on.)"""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return 0
-
-
-def _send(pipe: int, message: dict[str, Any]) -> None:
-    left = memoryview(json.dumps(message).encode() + b"\n")
-    while left:
-        left = left[os.write(pipe, left) :]
-
-
-def _request(payload: dict[str, Any], seconds: float) -> bytes:
+def _request(payload: dict[str, Any], seconds: float) -> _Request:
     if not 0 < seconds < math.inf:
         raise UsageError(f"seconds is {seconds}; the time limit is a positive number, e.g. 5.0")
+    number = next(_numbers)
     try:
-        return json.dumps({"seconds": seconds, "payload": payload}).encode() + b"\n"
+        line = json.dumps({"number": number, "seconds": seconds, "payload": payload})
     except (TypeError, ValueError, RecursionError) as error:
         raise UsageError(f"the payload of a worker must be plain JSON: {error}") from error
+    return _Request(number, line.encode() + b"\n")
 
 
 def _given(pipe: IO[bytes] | None) -> IO[bytes]:
@@ -360,12 +442,25 @@ def _given(pipe: IO[bytes] | None) -> IO[bytes]:
     return pipe
 
 
-def _await(fd: int, event: int, deadline: float) -> None:
-    """Wait until ``fd`` is ready. What lies there already counts, however late this thread comes to look."""
-    poll = select.poll()
-    poll.register(fd, event)
-    if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+def _polled(poll: select.poll, deadline: float) -> list[tuple[int, int]]:
+    """What is ready, once something is. What lies there already counts, however late this thread comes to look."""
+    ready = poll.poll(max(0.0, deadline - time.monotonic()) * 1000)
+    if not ready:
         raise TimeoutError
+    return ready
+
+
+def _parts(requests: Sequence[_Request], most: int) -> list[list[_Request]]:
+    """Messages of at most ``most`` requests each, and of a limited length unless a single one is longer."""
+    parts: list[list[_Request]] = []
+    length = 0
+    for request in requests:
+        if not parts or len(parts[-1]) == most or length + len(request.line) > _TOGETHER_BYTES:
+            parts.append([])
+            length = 0
+        parts[-1].append(request)
+        length += len(request.line)
+    return parts
 
 
 def _environment() -> dict[str, str]:
