@@ -86,6 +86,42 @@ def ask(verifier: Verifier, problem: Problem, branch: Branch, *, tries: int = 1)
     return signed(said, name, time.perf_counter() - began)
 
 
+def ask_many(verifier: Verifier, pairs: Sequence[tuple[Problem, Branch]]) -> list[Verdict]:
+    """One verifier's verdicts on many branches, in batches where it takes them. What raises is tried once more."""
+    most = batch_limit(verifier)
+    if most is None:
+        return [ask(verifier, problem, branch, tries=2) for problem, branch in pairs]
+    name = verifier_name(verifier)
+    verdicts: list[Verdict] = []
+    for first in range(0, len(pairs), most):
+        some = pairs[first : first + most]
+        began = time.perf_counter()
+        try:
+            said = verifier.batch(some)  # type: ignore[attr-defined]
+        except Exception:  # noqa: BLE001 - each of them is tried again, alone, and says what it raises
+            verdicts += [ask(verifier, problem, branch) for problem, branch in some]
+        else:
+            share = (time.perf_counter() - began) / len(some)
+            verdicts += [signed(verdict, name, share) for verdict in read_all(said, len(some), name)]
+    return verdicts
+
+
+def ask_together(verifier: Verifier, problem: Problem, branches: Sequence[Branch]) -> list[Verdict]:
+    """The verdicts of a verifier that compares branches, one for each; what raises is tried once more."""
+    name = verifier_name(verifier)
+    began = time.perf_counter()
+    for last in (False, True):
+        try:
+            said = verifier.together(problem, branches)  # type: ignore[attr-defined]
+        except Exception as error:  # noqa: BLE001 - whatever a verifier raises is its error verdict
+            if last:
+                return [signed(failure(name, error), name, time.perf_counter() - began)] * len(branches)
+        else:
+            break
+    share = (time.perf_counter() - began) / max(1, len(branches))
+    return [signed(verdict, name, share) for verdict in read_all(said, len(branches), name)]
+
+
 def signed(said: Verdict, name: str, seconds: float) -> Verdict:
     """The verdict with its verifier's name and time, where it did not say them itself."""
     return said.model_copy(update={"verifier": said.verifier or name, "seconds": said.seconds or seconds})
