@@ -22,7 +22,7 @@ from contextlib import contextmanager
 
 from pydantic import ValidationError
 
-__all__ = ["LedError", "MachineError", "ModelError", "PluginError", "UsageError", "boundary", "explain"]
+__all__ = ["LedError", "MachineError", "ModelError", "PluginError", "UsageError", "boundary", "explain", "raised"]
 
 
 class LedError(Exception):
@@ -63,9 +63,17 @@ def boundary(plugin: str) -> Iterator[None]:
     except PluginError:
         raise
     except Exception as error:
+        raise PluginError(raised(plugin, error)) from error
+
+
+def raised(plugin: str, error: BaseException) -> str:
+    """One line that says what ``plugin`` raised: the exception's type and its first line."""
+    try:
         lines = str(error).strip().splitlines()
-        told = f": {lines[0]}" if lines else ""
-        raise PluginError(f"{plugin} raised {type(error).__name__}{told}") from error
+    except Exception:  # noqa: BLE001 - an exception that can't be shown is still one that was raised
+        lines = []
+    told = f": {lines[0]}" if lines else ""
+    return f"{plugin} raised {type(error).__name__}{told}"
 
 
 def explain(error: ValidationError) -> str:

@@ -12,18 +12,21 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from led_agent.errors import PluginError, UsageError, boundary
+from led_agent.comparing import COMPLETE, complete, unheard
+from led_agent.errors import LedError, PluginError, UsageError, boundary
 from led_agent.events import Decoded, Ended, Event, RunStatus
 from led_agent.journal import Journal
-from led_agent.judging import judge
+from led_agent.judging import compares, verifier_name
 from led_agent.problems import Asked, as_problem
 from led_agent.protocols import BranchDone, BranchProgress, DecodeEvent, Decoder, Strategy, Verifier
+from led_agent.reasons import accepted_reason, nothing_left
 from led_agent.solution import Solution
 from led_agent.tree import ROOT, Tree
 from led_agent.types import Branch, Budget, DecodeRequest, Problem, Verdict
+from led_agent.verifier_pool import VerifierPool
 
 __all__ = ["Loop", "Means", "Observer"]
 
@@ -32,11 +35,13 @@ Observer = Callable[[Tree, Event | BranchProgress], None]
 # Asked for ahead of free slots, so that a slot that comes free is filled before the loop has turned.
 _AHEAD = 1.25
 
+_GRACE = 5.0  # seconds that branches may still be compared in when the budget of seconds is spent
+
 
 @dataclass(frozen=True)
 class Means:
     """What a loop works with. ``verifiers`` gives those that judge a problem, ``plant`` its tree, new or resumed;
-    ``stopping`` is set to end it all."""
+    ``check`` raises where a problem is not to be tried; ``stopping`` is set to end it all."""
 
     decoder: Decoder
     strategy: Strategy
@@ -45,8 +50,9 @@ class Means:
     journal: Journal | None
     observer: Observer | None
     stopping: threading.Event
-    pool: Executor
+    pool: VerifierPool
     plant: Callable[[Problem], Tree]
+    check: Callable[[Problem], None]
 
 
 @dataclass(frozen=True)
@@ -55,12 +61,25 @@ class _Judged:
     verdicts: tuple[Verdict, ...]
 
 
+@dataclass(frozen=True)
+class _Compared:
+    """What the comparer at this place said."""
+
+    at: int
+    verdicts: dict[str, Verdict]
+
+
 @dataclass
 class _Run:
-    """One problem on its way: what is in flight, and why it is ending once it is."""
+    """One problem on its way: what is in flight, and why it is ending once it is.
+
+    ``judges`` are asked about each branch, ``comparers`` about all of them at the end: ``comparing`` holds those that
+    have not answered, by their place, and is None until they are asked; ``patience`` is how long they are waited for.
+    """
 
     tree: Tree
-    verifiers: tuple[Verifier, ...]
+    judges: tuple[Verifier, ...]
+    comparers: tuple[Verifier, ...]
     deadline: float | None
     began: float = field(default_factory=time.monotonic)
     decoding: dict[str, int] = field(default_factory=dict)  # request id -> tokens so far
@@ -69,6 +88,8 @@ class _Run:
     branches: int = 0
     verifier_calls: int = 0
     ending: tuple[RunStatus, str] | None = None
+    comparing: set[int] | None = None
+    patience: float | None = None
 
     @property
     def key(self) -> str:
@@ -80,7 +101,7 @@ class Loop:
 
     def __init__(self, means: Means) -> None:
         self.means, self.decoder = means, means.decoder
-        self.inbox: queue.SimpleQueue[tuple[_Run, DecodeEvent | _Judged]] = queue.SimpleQueue()
+        self.inbox: queue.SimpleQueue[tuple[_Run, DecodeEvent | _Judged | _Compared]] = queue.SimpleQueue()
         self.runs: dict[str, _Run] = {}
         self.seen: set[str] = set()
         self.done: deque[Solution] = deque()
@@ -99,6 +120,7 @@ class Loop:
         finally:  # the caller left early, or Ctrl-C: nobody waits for what is still being decoded
             for run in self.runs.values():
                 self.decoder.cancel(run.key, list(run.decoding))
+                self.means.pool.forget(run.key)
 
     def _take_done(self) -> Iterator[Solution]:
         while self.done:
@@ -135,12 +157,19 @@ class Loop:
             self.done.append(Solution.of(tree, tree.ended))
             return
         seconds = self.means.budget.seconds
-        run = _Run(tree, self.means.verifiers(problem), time.monotonic() + seconds if seconds is not None else None)
+        verifiers = self.means.verifiers(problem)
+        run = _Run(
+            tree,
+            judges=tuple(v for v in verifiers if not compares(v)),
+            comparers=tuple(v for v in verifiers if compares(v)),
+            deadline=time.monotonic() + seconds if seconds is not None else None,
+        )
         self._follow(run)
         self.runs[run.key] = run
         try:
+            self.means.check(problem)
             self.decoder.check(tree.requests(1)[0])
-        except UsageError as error:
+        except LedError as error:
             self._end(run, "failed", str(error))
         else:
             self._resume(run)
@@ -167,6 +196,10 @@ class Loop:
         """Take up what the tree already holds: send what was in flight again, judge what was not judged."""
         spent = run.tree.usage()
         run.generated, run.branches, run.verifier_calls = spent.generated_tokens, spent.branches, spent.verifier_calls
+        # As _judge set them aside; it does so again for what it is asked about here.
+        run.verifier_calls += sum(
+            bool(node.verdicts) for _, nodes in unheard(run.tree, run.comparers) for node in nodes
+        )
         for node in run.tree.nodes():
             if run.ending is not None:
                 return
@@ -195,8 +228,7 @@ class Loop:
             return
         if not run.decoding and not run.judging:
             broken = run.tree.leaves() and all(leaf.status == "failed" for leaf in run.tree.leaves())
-            reason = _nothing_left(run.tree, bool(run.verifiers))
-            self._end(run, "failed" if broken else "exhausted", reason)
+            self._end(run, "failed" if broken else "exhausted", "")
 
     def _accept(self, run: _Run, request: object) -> None:
         """Put a proposed request on the tree and send it; what can't be is the strategy's fault."""
@@ -236,7 +268,7 @@ class Loop:
         deadlines = [run.deadline - now for run in self.runs.values() if run.deadline is not None and not run.ending]
         return max(0.0, min([0.2, *deadlines]))  # 0.2 s: how soon stop() is noticed
 
-    def _handle(self, run: _Run, event: DecodeEvent | _Judged) -> None:
+    def _handle(self, run: _Run, event: DecodeEvent | _Judged | _Compared) -> None:
         if isinstance(event, BranchProgress):
             run.generated += event.tokens - run.decoding.get(event.id, event.tokens)
             if event.id in run.decoding:
@@ -245,11 +277,17 @@ class Loop:
                 self.means.observer(run.tree, event)
         elif isinstance(event, BranchDone):
             self._decoded(run, event.branch)
-        elif run.key in self.runs:  # a verdict that comes after the end changes nothing
+        elif self.runs.get(run.key) is not run:
+            pass  # a verdict that comes after the end changes nothing
+        elif isinstance(event, _Judged):
             run.judging.discard(event.id)
-            run.verifier_calls += len(event.verdicts) - len(run.verifiers)  # those not asked cost nothing
+            run.verifier_calls += len(event.verdicts) - len(run.judges)  # those not asked cost nothing
             if run.tree[event.id].status != "pruned":
                 run.tree.judge(event.id, event.verdicts)
+        else:
+            (run.comparing or set()).discard(event.at)
+            for name, verdict in event.verdicts.items():
+                run.tree.judge(name, [verdict])
 
     def _decoded(self, run: _Run, branch: Branch) -> None:
         counted = run.decoding.pop(branch.id, None)
@@ -261,26 +299,42 @@ class Loop:
             self._judge(run, branch)
 
     def _judge(self, run: _Run, branch: Branch) -> None:
-        """Send a complete branch to the verifiers. Steps of a longer answer are not judged."""
-        verifiers = run.verifiers
-        if not verifiers or branch.finish not in ("eos", "stop", "length"):
+        """Send a complete branch to the verifiers. One that compares branches is asked at the end, but what that
+        costs is set aside now."""
+        if not (run.judges or run.comparers) or branch.finish not in COMPLETE:
             return
         limit = self.means.budget.verifier_calls
-        if limit is not None and run.verifier_calls + len(verifiers) > limit:
+        cost = len(run.judges) + len(run.comparers)
+        if limit is not None and run.verifier_calls + cost > limit:
             self._end(run, "budget", f"the budget of {limit} verifier calls is spent")
             return
-        run.verifier_calls += len(verifiers)
-        run.judging.add(branch.id)
-        whole, problem = run.tree.branch(branch.id), run.tree.problem
+        run.verifier_calls += cost
+        if run.judges:
+            run.judging.add(branch.id)
+            whole = run.tree.branch(branch.id)
+            asked = self.means.pool.submit(run.judges, run.tree.problem, whole)
+            asked.add_done_callback(lambda said: self.inbox.put((run, _Judged(branch.id, _verdicts(said, 1)))))
 
-        def work() -> None:
-            try:
-                verdicts = judge(verifiers, problem, whole)
-            except BaseException as error:  # noqa: BLE001  (without a verdict the run would wait for ever)
-                verdicts = (Verdict(status="error", reason=f"a verifier raised {type(error).__name__}"),)
-            self.inbox.put((run, _Judged(branch.id, verdicts)))
+    def _compare(self, run: _Run) -> None:
+        """Ask the verifiers that compare branches about all that are complete, but for those whose verdict on each of
+        them is there."""
+        run.comparing = set()
+        if run.deadline is not None:
+            run.patience = max(run.deadline, time.monotonic() + _GRACE)
+        leaves = complete(run.tree)
+        branches = [run.tree.branch(leaf.id) for leaf in leaves]
+        for at, nodes in unheard(run.tree, run.comparers):
+            run.comparing.add(at)
+            self._hear(run, at, [leaf.id for leaf in leaves], branches, {node.id for node in nodes})
 
-        self.means.pool.submit(work)
+    def _hear(self, run: _Run, at: int, names: list[str], branches: list[Branch], wanted: set[str]) -> None:
+        """Let the verdicts on the ``wanted`` branches come into the inbox."""
+
+        def put(said: Future[tuple[Verdict, ...]]) -> None:
+            verdicts = dict(zip(names, _verdicts(said, len(names)), strict=True))
+            self.inbox.put((run, _Compared(at, {name: v for name, v in verdicts.items() if name in wanted})))
+
+        self.means.pool.compare(run.comparers[at], run.tree.problem, branches).add_done_callback(put)
 
     # --- end ---------------------------------------------------------------------------------------------------
 
@@ -291,7 +345,7 @@ class Loop:
         budget = self.means.budget
         if self._content(run):
             first = run.tree.accepted()
-            told = _accepted_reason(run.tree) if first else "the strategy is content"
+            told = accepted_reason(run.tree) if first else "the strategy is content"
             self._end(run, "verified" if first else "exhausted", told)
         elif budget.tokens is not None and run.generated >= budget.tokens:
             self._end(run, "budget", f"the budget of {budget.tokens} tokens is spent")
@@ -318,45 +372,42 @@ class Loop:
         if run.ending is None:
             run.ending = (status, reason)
             self.decoder.cancel(run.key, list(run.decoding))
+        elif status == "interrupted" and run.comparers and not run.tree.accepted():
+            run.ending = (status, reason)  # resumed, it asks those that compare, as it does not now
         self._finish(run)
 
     def _finish(self, run: _Run) -> None:
-        if run.ending is None or run.decoding or run.key not in self.runs:
+        if run.ending is None or run.decoding or run.key not in self.runs or self._waits(run, run.ending[0]):
             return
         status, reason = run.ending
-        if run.judging and status == "budget" and (run.deadline is None or time.monotonic() < run.deadline):
-            return  # what was decoded within the budget deserves its verdict
+        reason = reason or nothing_left(run.tree, bool(run.judges or run.comparers))
+        if run.comparing and status != "interrupted":
+            late = ", ".join(verifier_name(run.comparers[at]) for at in sorted(run.comparing))
+            reason += f"; {late} had not answered when time was up"
         if run.tree.accepted() and status not in ("verified", "interrupted"):
-            status, reason = "verified", f"{_accepted_reason(run.tree)}; {reason}"
+            status, reason = "verified", f"{accepted_reason(run.tree)}; {reason}"
         ended = Ended(status=status, reason=reason, usage=run.tree.usage(time.monotonic() - run.began))
         run.tree.end(ended)
         del self.runs[run.key]
+        self.means.pool.forget(run.key)
         self.done.append(Solution.of(run.tree, ended))
 
+    def _waits(self, run: _Run, status: RunStatus) -> bool:
+        """Whether verdicts that belong to the end are still to come. Once all else is in, it asks for those of the
+        verifiers that compare branches, unless there is an accepted branch already."""
+        if status in ("verified", "interrupted"):
+            return False
+        due = bool(run.comparers) and run.comparing is None
+        in_time = run.deadline is None or time.monotonic() < run.deadline
+        if run.judging and in_time and (status == "budget" or due):
+            return True  # what was decoded within the budget deserves its verdict
+        if due and not run.tree.accepted():
+            self._compare(run)
+        return bool(run.comparing) and (run.patience is None or time.monotonic() < run.patience)
 
-def _accepted_reason(tree: Tree) -> str:
-    best = tree.best()
-    verdict = best.verdict if best else None
-    if best is None or verdict is None:
-        return "accepted"
-    told = f": {verdict.reason}" if verdict.reason else ""
-    return f"branch {best.id} of {len(tree) - 1} accepted by {verdict.verifier or 'a verifier'}{told}"
 
-
-def _nothing_left(tree: Tree, judged: bool) -> str:
-    leaves = tree.leaves()
-    if not leaves:
-        return "the strategy proposed nothing"
-    if all(leaf.status == "failed" for leaf in leaves):
-        return f"none of {len(leaves)} branches could be decoded: {leaves[0].reason}"
-    if not judged:
-        return f"{len(leaves)} branches decoded; there is no verifier, so the best is the most probable"
-    counts: dict[str, int] = {}
-    for leaf in leaves:
-        verdict = leaf.verdict
-        status = "failed" if leaf.status == "failed" else verdict.status if verdict else leaf.status
-        counts[status] = counts.get(status, 0) + 1
-    told = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
-    if tree.accepted():
-        return f"{len(leaves)} branches were judged ({told})"
-    return f"none of {len(leaves)} branches was accepted ({told}); this is the best of them"
+def _verdicts(said: Future[tuple[Verdict, ...]], wanted: int) -> tuple[Verdict, ...]:
+    """What verifiers said of so many branches; errors where they were closed before."""
+    if said.cancelled():
+        return (Verdict(status="error", reason="the search was closed before its verifiers had answered"),) * wanted
+    return said.result()

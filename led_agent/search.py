@@ -6,11 +6,9 @@ This file does not know torch; a model is loaded at the first use.
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self, TypedDict, Unpack
@@ -18,6 +16,7 @@ from typing import Self, TypedDict, Unpack
 from led_agent.errors import UsageError
 from led_agent.events import Ended
 from led_agent.journal import Journal
+from led_agent.judging import batch_limit, refuse
 from led_agent.loop import Loop, Means, Observer
 from led_agent.models import EMBEDDED_EXAMPLE, embedded_refusal, is_embedded
 from led_agent.problems import Asked, as_problem
@@ -25,6 +24,7 @@ from led_agent.protocols import Decoder, Strategy, Verifier
 from led_agent.solution import Solution
 from led_agent.tree import Tree
 from led_agent.types import Budget, Decoding, Problem
+from led_agent.verifier_pool import VerifierPool, VerifierStats
 
 __all__ = ["DefaultVerifiers", "Observer", "Search", "SearchOptions", "as_problem", "solve", "solve_many"]
 
@@ -46,6 +46,8 @@ class SearchOptions(TypedDict, total=False):
     decoder: Decoder | None
     journal: Journal | None
     observer: Observer | None
+    verifier_concurrency: int | None
+    verifier_seconds: float | None
 
 
 class Search:
@@ -69,6 +71,9 @@ class Search:
         decoder: A decoder to use instead of loading ``model``; not closed with the search.
         journal: Keeps every event; a problem that it holds unfinished is resumed, a finished one is not run again.
         observer: Called with each event, from the thread that runs the loop.
+        verifier_concurrency: Calls of verifiers at a time; by default two a processor, and 32 at most.
+        verifier_seconds: Wall-clock limit of one call of a verifier; None is no limit. What takes longer is a verdict
+            of status "error".
 
     Raises:
         UsageError: something given is not usable.
@@ -92,6 +97,8 @@ class Search:
         decoder: Decoder | None = None,
         journal: Journal | None = None,
         observer: Observer | None = None,
+        verifier_concurrency: int | None = None,
+        verifier_seconds: float | None = None,
     ) -> None:
         if cluster is not None:
             raise UsageError(f"cluster={cluster!r}: this version decodes in this process only; leave cluster at None")
@@ -119,7 +126,7 @@ class Search:
         self._decoder, self._own_decoder = decoder, decoder is None
         self._journal, self._observer = journal, observer
         self._stopping = threading.Event()
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool = VerifierPool(verifier_concurrency, verifier_seconds)
 
     @property
     def decoder(self) -> Decoder:
@@ -144,18 +151,26 @@ class Search:
         probe = Tree(EMBEDDED_EXAMPLE if is_embedded(self.model) else "?", decoding=self._decoding(), max_tokens=1)
         self.decoder.check(probe.requests(1)[0])
 
+    @property
+    def verifier_stats(self) -> dict[str, VerifierStats]:
+        """What each verifier was asked and said in this search so far, by its name."""
+        return self._pool.stats
+
     def solve(self, problem: Asked) -> Solution:
         """Search on one problem.
 
         Raises:
-            UsageError: the problem can't be posed to this model.
+            UsageError: the problem can't be posed to this model, or no verifier can judge it.
+            MachineError: what a verifier needs is not on this machine.
+            PluginError: a verifier's ``check`` failed.
         """
         self._stopping.clear()
         asked = as_problem(problem)
         self._refuse_unfit(asked)
+        self._refuse_unjudged(asked)
         tree = self._tree(asked)
         self.decoder.check(tree.requests(1)[0])
-        solution = next(self._run([asked]), None)
+        solution = next(self._run([asked], checked=True), None)
         if solution is None:  # stopped while the model was being loaded
             return Solution.of(tree, Ended(status="interrupted", reason="interrupted before it began"))
         return solution
@@ -164,7 +179,7 @@ class Search:
         """Search on many problems, sharing the decoder: when one needs fewer slots than there are, the next begins.
 
         Solutions come in the order of the problems, or with ``ordered=False`` as they are done. A problem that the
-        model can't be asked is a solution with status "failed"; the others go on.
+        model can't be asked, or no verifier can judge, is a solution with status "failed"; the others go on.
 
         Raises:
             UsageError: two problems have the same key, or this is one problem and not many.
@@ -188,9 +203,7 @@ class Search:
 
     def close(self) -> None:
         """Close verifiers, and the decoder where the search loaded it."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            self._pool = None
+        self._pool.close()
         for verifier in self.verifiers:
             close = getattr(verifier, "close", None)
             if callable(close):
@@ -216,20 +229,24 @@ class Search:
             if refusal is not None:
                 raise UsageError(refusal)
 
-    def _run(self, problems: Iterable[Asked]) -> Generator[Solution, None, None]:
-        if self._pool is None:
-            workers = min(32, 2 * (os.cpu_count() or 1))
-            self._pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="led-verify")
+    def _refuse_unjudged(self, problem: Problem) -> None:
+        refuse(self._verifiers_of(problem), problem)
+
+    def _verifiers_of(self, problem: Problem) -> tuple[Verifier, ...]:
+        return self._default(problem) if self._default else self.verifiers
+
+    def _run(self, problems: Iterable[Asked], *, checked: bool = False) -> Generator[Solution, None, None]:
         means = Means(
             decoder=self.decoder,
             strategy=self.strategy,
-            verifiers=self._default or (lambda _problem: self.verifiers),
+            verifiers=self._verifiers_of,
             budget=self.budget,
             journal=self._journal,
             observer=self._observer,
             stopping=self._stopping,
             pool=self._pool,
             plant=self._tree,
+            check=(lambda _problem: None) if checked else self._refuse_unjudged,
         )
         return Loop(means).solutions(problems)
 
@@ -280,6 +297,7 @@ def _checked_verifiers(given: Sequence[Verifier]) -> tuple[Verifier, ...]:
     for verifier in given:
         if not callable(verifier):
             raise UsageError(f"a verifier is a callable (problem, branch); found {verifier!r}")
+        batch_limit(verifier)
     return tuple(given)
 
 

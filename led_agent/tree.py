@@ -42,10 +42,11 @@ def derive_seed(seed: int, problem: Problem, node: str) -> int:
 def summary_verdict(verdicts: Sequence[Verdict]) -> Verdict | None:
     """The one that decides: a rejection over an error over an acceptance over an abstention; None without any.
 
-    An error among acceptances leaves the branch unverified: a verifier that did not work has not agreed.
+    An error among acceptances leaves the branch unverified: a verifier that did not work has not agreed. Of several
+    abstentions it is the one with the highest score: "can't judge" scores 0, and must not hide one that ranks.
     """
     order = ("rejected", "error", "accepted", "abstained")
-    return min(verdicts, key=lambda v: order.index(v.status), default=None)
+    return min(verdicts, key=lambda v: (order.index(v.status), -v.score * (v.status == "abstained")), default=None)
 
 
 @dataclass(frozen=True)

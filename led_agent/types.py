@@ -293,9 +293,11 @@ class Budget(Record):
     Attributes:
         tokens: Generated tokens over all branches. Branches are watched as they grow, so the last few steps of
             the live branches may run over.
-        seconds: Wall-clock time from the problem's first request.
+        seconds: Wall-clock time from the problem's first request. Verifiers that compare branches are asked at the
+            end, and have 5 s more where there is less left.
         branches: Requests sent to a decoder.
-        verifier_calls: Calls of verifiers.
+        verifier_calls: Verdicts of verifiers, one a branch and verifier; a call that raised and is tried again counts
+            once.
     """
 
     tokens: int | None = Field(default=None, ge=1)

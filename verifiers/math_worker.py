@@ -1,8 +1,14 @@
-r"""The child process of ``math_answer``: finds the final answer in a text and compares it with the reference.
+r"""The child process of ``math_answer`` and ``consensus``: finds final answers and compares them.
 
 This file knows how answers are written and how math-verify reads them. (``reference`` in ``math_answer`` has taken
-the reference out of a worked solution.) It knows no time limit (the pool kills this
-process) and neither problems nor verdicts: it replies ``{"status", "reason", "answer"}`` to ``{"answer", "text"}``.
+the reference out of a worked solution.) It knows no time limit (the pool kills this process) and neither problems nor
+verdicts. It replies ``{"status", "reason", "answer"}`` to three kinds of payload:
+
+- ``{"answer", "text"}``: whether the text's final answer equals the reference, accepted, rejected or abstained;
+- ``{"find": text}``: the text's final answer, found or none;
+- ``{"equal": [one, other]}``: whether two answers are equal, whichever is taken for the reference: equal or unequal.
+
+Each may be of status "error" instead.
 
 Where the answer stands, first match first, after ``</think>``:
 
@@ -32,7 +38,7 @@ from sympy import Number  # type: ignore[import-untyped]
 from led_agent.answers import after_thinking, boxed
 from led_agent.verifiers.workers import serve
 
-__all__ = ["judge", "main"]
+__all__ = ["equal", "find", "judge", "main"]
 
 Reply = dict[str, Any]
 Formulas = Sequence[Any]  # sympy objects: as many readings as math-verify has
@@ -112,12 +118,38 @@ _exhausted: list[BaseException] = []
 
 def judge(answer: str, text: str) -> Reply:
     """The verdict on a text. What goes wrong in here is an error, and never a rejection."""
+    return _sound(lambda: _judge(answer, text), "rejected")
+
+
+def find(text: str) -> Reply:
+    """The final answer of a text, as it is shown to people."""
+
+    def found() -> Reply:
+        answer = _find(text)
+        status = "found" if answer else "none"
+        return {"status": status, "reason": "", "answer": answer[0] if answer else None}
+
+    return _sound(found, "none")
+
+
+def equal(one: str, other: str) -> Reply:
+    """Whether two answers are equal. math-verify takes one of them for the reference, and that may matter."""
+
+    def compared() -> Reply:
+        same = _equal(one, other) or _equal(other, one)
+        return {"status": "equal" if same else "unequal", "reason": "", "answer": None}
+
+    return _sound(compared, "unequal")
+
+
+def _sound(compute: Callable[[], Reply], doubtful: str) -> Reply:
+    """A reply, or the error that came of it; ``doubtful`` is what math-verify also says when it runs out of memory."""
     _exhausted.clear()
     try:
-        reply = _judge(answer, text)
+        reply = compute()
     except Exception as error:  # noqa: BLE001 - sympy raises anything, and all of it is this verifier's own failure
         return _failed(error, None)
-    if _exhausted and reply["status"] == "rejected":
+    if _exhausted and reply["status"] == doubtful:
         return _failed(_exhausted[0], reply["answer"])
     return reply
 
@@ -129,7 +161,15 @@ def main() -> None:
     # The first formulas cost 100 ms of tables and patterns: not on a caller's time.
     judge(r"\frac{1}{2}", r"\boxed{0.5}")
     judge("(1,2)", "The answer is $x=3$.")
-    serve(lambda payload: judge(payload["answer"], payload["text"]))
+    serve(_handle)
+
+
+def _handle(payload: dict[str, Any]) -> Reply:
+    if "find" in payload:
+        return find(payload["find"])
+    if "equal" in payload:
+        return equal(*payload["equal"])
+    return judge(payload["answer"], payload["text"])
 
 
 def _judge(gold: str, text: str) -> Reply:
