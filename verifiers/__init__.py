@@ -6,5 +6,16 @@ if __name__ != "led_agent.verifiers":
 from led_agent.verifiers.countdown import Countdown, countdown, is_puzzle
 from led_agent.verifiers.matches import Matches, matches
 from led_agent.verifiers.math_answer import MathAnswer, math_answer
+from led_agent.verifiers.reward_model import RewardModel, reward_model
 
-__all__ = ["Countdown", "Matches", "MathAnswer", "countdown", "is_puzzle", "matches", "math_answer"]
+__all__ = [
+    "Countdown",
+    "Matches",
+    "MathAnswer",
+    "RewardModel",
+    "countdown",
+    "is_puzzle",
+    "matches",
+    "math_answer",
+    "reward_model",
+]
