@@ -75,6 +75,7 @@ class RewardModel:
     name: ClassVar[str] = "reward_model"
 
     def __post_init__(self) -> None:
+        _ = self._held  # now, while one thread alone has this
         for what, found, allowed in (
             ("scope", self.scope, _SCOPES),
             ("aggregate", self.aggregate, tuple(_AGGREGATES)),

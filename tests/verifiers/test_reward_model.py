@@ -18,7 +18,15 @@ from led_agent.verifiers import RewardModel, reward_model
 from tests.tiny import tiny_config, tiny_tokenizer
 
 PROBLEM = Problem(prompt="w1 w2 w3")
-TEXTS = ("w4", "w5 w6 w7 w8 w9 w10", "w11 w12", "w4 w4 w4 w4 w4 w4 w4 w4 w4 w20 w21", "w79 w3", "w5 \n w6", *(f"w{i}" for i in range(6)))
+TEXTS = (
+    "w4",
+    "w5 w6 w7 w8 w9 w10",
+    "w11 w12",
+    "w4 w4 w4 w4 w4 w4 w4 w4 w4 w20 w21",
+    "w79 w3",
+    "w5 \n w6",
+    *(f"w{i}" for i in range(6)),
+)
 
 Build = Callable[..., Path]
 
