@@ -24,6 +24,7 @@ __all__ = [
     "Slots",
     "Stop",
     "Tries",
+    "VerifierNames",
 ]
 
 Model = Annotated[
@@ -50,6 +51,18 @@ All = Annotated[
 Stop = Annotated[list[str] | None, typer.Option(help="A string that ends an answer; may be repeated.")]
 Matches = Annotated[
     str | None, typer.Option("--matches", metavar="REGEX", help="Accept answers in which this is found.")
+]
+VerifierNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--verifier",
+        "-v",
+        metavar="NAME",
+        help="math_answer, countdown, unit_tests, consensus, matches:REGEX, reward_model:PATH, judge:MODEL, or your "
+        "own as package.module:function or file.py:function; settings follow a colon or comma: unit_tests:timeout=2. "
+        "May be repeated.",
+        show_default="what each problem calls for",
+    ),
 ]
 BudgetTokens = Annotated[int | None, typer.Option(min=1, help="Generated tokens a problem, at most.")]
 BudgetSeconds = Annotated[float | None, typer.Option(help="Seconds a problem, at most.")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from pydantic import ValidationError
@@ -16,6 +17,7 @@ from led_agent.search import Search
 from led_agent.strategies import BestOfN, Fallback
 from led_agent.types import Budget, Decoding, Problem
 from led_agent.verifiers import countdown, is_puzzle, matches, math_answer
+from led_agent.verifiers.named import parse_verifier
 
 __all__ = ["SearchSettings"]
 
@@ -38,6 +40,15 @@ class SearchSettings:
     device: str
     dtype: str
     slots: int
+    verifier: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _ = self.named  # now, so that a bad name is refused before anything is made
+
+    @cached_property
+    def named(self) -> list[Verifier]:
+        """The verifiers that were asked for by name."""
+        return [parse_verifier(name) for name in self.verifier]
 
     @property
     def parsed_decoding(self) -> Decoding | None:
@@ -48,10 +59,13 @@ class SearchSettings:
         return Fallback(BestOfN(self.n, stop_at_first=not self.all_branches), tries=self.tries)
 
     def verifiers(self, problems: Sequence[Problem]) -> list[Verifier] | None:
-        """What each problem calls for; with a pattern, that beside what any of them calls for."""
+        """Those named, with a pattern beside it; else what each problem calls for; with a pattern alone, that beside
+        what any of them calls for."""
         if self.pattern is None:
-            return None
-        chosen: list[Verifier] = [matches(self.pattern)]
+            return self.named or None
+        chosen: list[Verifier] = [matches(self.pattern), *self.named]
+        if self.named:
+            return chosen
         if any(is_puzzle(problem) for problem in problems):
             chosen.append(countdown())
         if any(problem.answer is not None for problem in problems):
@@ -89,5 +103,6 @@ class SearchSettings:
             "max_tokens": self.max_tokens,
             "stop": list(self.stop),
             "matches": self.pattern,
+            "verifiers": list(self.verifier) or None,
             "budget": {"tokens": self.budget_tokens, "seconds": self.budget_seconds},
         }

@@ -34,6 +34,7 @@ from led_agent.cli.options import (
     Slots,
     Stop,
     Tries,
+    VerifierNames,
 )
 from led_agent.cli.searching import SearchSettings
 from led_agent.errors import UsageError, explain
@@ -61,6 +62,7 @@ def solve(
     all_branches: All = False,
     stop: Stop = None,
     pattern: Matches = None,
+    verifier: VerifierNames = None,
     budget_tokens: BudgetTokens = None,
     budget_seconds: BudgetSeconds = None,
     save: Annotated[
@@ -76,7 +78,7 @@ def solve(
     """Solve one problem and show how."""
     settings = SearchSettings(
         model, n, decoding, seed, max_tokens, tries, all_branches, tuple(stop or ()), pattern,
-        budget_tokens, budget_seconds, device, dtype, slots,
+        budget_tokens, budget_seconds, device, dtype, slots, tuple(verifier or ()),
     )  # fmt: skip
     asked = _problem(sys.stdin.read() if problem == "-" else problem, answer)
     with _journal(save, asked) as journal:
@@ -100,6 +102,7 @@ def run(
     all_branches: All = False,
     stop: Stop = None,
     pattern: Matches = None,
+    verifier: VerifierNames = None,
     budget_tokens: BudgetTokens = None,
     budget_seconds: BudgetSeconds = None,
     device: Device = "auto",
@@ -116,7 +119,7 @@ def run(
     """
     settings = SearchSettings(
         model, n, decoding, seed, max_tokens, tries, all_branches, tuple(stop or ()), pattern,
-        budget_tokens, budget_seconds, device, dtype, slots,
+        budget_tokens, budget_seconds, device, dtype, slots, tuple(verifier or ()),
     )  # fmt: skip
     asked, bad = read_problems(problems)
     name_bad_lines(problems, bad)
