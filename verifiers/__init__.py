@@ -8,8 +8,10 @@ from led_agent.verifiers.combine import AllOf, AnyOf, Negated, Weighted, all_of,
 from led_agent.verifiers.consensus import Consensus, consensus
 from led_agent.verifiers.countdown import Countdown, countdown, is_puzzle
 from led_agent.verifiers.equivalence import equivalence_groups
+from led_agent.verifiers.judge import Judge, judge
 from led_agent.verifiers.matches import Matches, matches
 from led_agent.verifiers.math_answer import MathAnswer, math_answer
+from led_agent.verifiers.reward_model import RewardModel, reward_model
 from led_agent.verifiers.unit_tests import UnitTests, unit_tests
 
 __all__ = [
@@ -18,9 +20,11 @@ __all__ = [
     "Cached",
     "Consensus",
     "Countdown",
+    "Judge",
     "Matches",
     "MathAnswer",
     "Negated",
+    "RewardModel",
     "UnitTests",
     "Weighted",
     "all_of",
@@ -30,9 +34,11 @@ __all__ = [
     "countdown",
     "equivalence_groups",
     "is_puzzle",
+    "judge",
     "matches",
     "math_answer",
     "negate",
+    "reward_model",
     "unit_tests",
     "weighted",
 ]

@@ -21,12 +21,12 @@ from led_agent.engine.memory import free_bytes
 from led_agent.engine.trunk import Memory, Perturbation, Trunk
 from led_agent.errors import ModelError, UsageError
 
-__all__ = ["SUPPORTED", "ModelParts", "Thinking", "load_parts", "without_bars"]
+__all__ = ["DTYPES", "SUPPORTED", "ModelParts", "Thinking", "device_of", "load_parts", "without_bars"]
 
 # Proven by parity tests on random models of each. All have model.layers, model.norm and lm_head, and apply nothing
 # between the two that a shallower state would have to go through as well.
 SUPPORTED = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Rotary tables that change with the longest row of a batch: a branch would then depend on its neighbours.
 _UNSTEADY_ROPE = ("dynamic", "longrope")
 
@@ -142,9 +142,9 @@ def load_parts(path: str | Path, *, device: str = "auto", dtype: str = "auto") -
         ModelError: it isn't there, or its architecture isn't covered.
         UsageError: no such device or dtype.
     """
-    place = _device(device)
-    if dtype not in ("auto", *_DTYPES):
-        raise UsageError(f"no dtype is called {dtype!r}; use auto, {', '.join(_DTYPES)}")
+    place = device_of(device)
+    if dtype not in ("auto", *DTYPES):
+        raise UsageError(f"no dtype is called {dtype!r}; use auto, {', '.join(DTYPES)}")
     if place.type == "cpu":
         limit_threads()
     try:
@@ -176,7 +176,12 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """The device of a name: "auto" is CUDA where there is one.
+
+    Raises:
+        UsageError: torch has no such device here.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -191,7 +196,7 @@ def _device(name: str) -> torch.device:
 def _dtype(name: str, device: torch.device, config: Any) -> torch.dtype:
     if name == "auto":
         return preferred_dtype(config) if device.type == "cpu" else torch.bfloat16
-    return _DTYPES[name]
+    return DTYPES[name]
 
 
 def _refuse_early(config: Any) -> None:

@@ -1,0 +1,76 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+__all__ = [
+    "All",
+    "AsJson",
+    "BudgetSeconds",
+    "BudgetTokens",
+    "Count",
+    "Debug",
+    "DecodingName",
+    "Device",
+    "Dtype",
+    "Matches",
+    "MaxTokens",
+    "Model",
+    "Quiet",
+    "Seed",
+    "Slots",
+    "Stop",
+    "Tries",
+    "VerifierNames",
+]
+
+Model = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="Alias, folder or hub id. See `led-agent models`.", show_default="countdown"),
+]
+Count = Annotated[int, typer.Option("--n", "-n", min=1, help="Exploring branches.")]
+DecodingName = Annotated[
+    str | None,
+    typer.Option(
+        "--decoding",
+        "-d",
+        help="led.paper, led.official, noise, dola, esamp, plain or greedy; settings follow a colon: "
+        "led.paper:depths=4,temperature=1.0,noise=0.05,guard=true",
+        show_default="led.paper over the last quarter of the model",
+    ),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
+MaxTokens = Annotated[int, typer.Option(min=1, help="New tokens a branch, at most.")]
+Tries = Annotated[int, typer.Option(min=0, help="Conservative branches when all exploring ones were rejected.")]
+All = Annotated[
+    bool, typer.Option("--all", help="Decode all branches; by default the first accepted one ends the search.")
+]
+Stop = Annotated[list[str] | None, typer.Option(help="A string that ends an answer; may be repeated.")]
+Matches = Annotated[
+    str | None, typer.Option("--matches", metavar="REGEX", help="Accept answers in which this is found.")
+]
+VerifierNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--verifier",
+        "-v",
+        metavar="NAME",
+        help="math_answer, countdown, unit_tests, consensus, matches:REGEX, reward_model:PATH, judge:MODEL, or your "
+        "own as package.module:function or file.py:function; settings follow a colon or comma: unit_tests:timeout=2. "
+        "May be repeated.",
+        show_default="what each problem calls for",
+    ),
+]
+BudgetTokens = Annotated[int | None, typer.Option(min=1, help="Generated tokens a problem, at most.")]
+BudgetSeconds = Annotated[float | None, typer.Option(help="Seconds a problem, at most.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Slots = Annotated[int, typer.Option(min=1, help="Branches that grow at a time.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="One JSON object a line on standard output, and nothing else there.")
+]
+Debug = Annotated[bool, typer.Option(help="Show tracebacks.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]

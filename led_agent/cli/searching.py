@@ -1,0 +1,108 @@
+"""What a search is made with, from the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from pydantic import ValidationError
+
+from led_agent.errors import UsageError, explain
+from led_agent.journal import Journal
+from led_agent.models import default_model
+from led_agent.protocols import Strategy, Verifier
+from led_agent.search import Search
+from led_agent.strategies import BestOfN, Fallback
+from led_agent.types import Budget, Decoding, Problem
+from led_agent.verifiers import countdown, is_puzzle, matches, math_answer
+from led_agent.verifiers.named import parse_verifier
+
+__all__ = ["SearchSettings"]
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """What a search is made with, from the command line."""
+
+    model: str | None
+    n: int
+    decoding: str | None
+    seed: int
+    max_tokens: int
+    tries: int
+    all_branches: bool
+    stop: tuple[str, ...]
+    pattern: str | None
+    budget_tokens: int | None
+    budget_seconds: float | None
+    device: str
+    dtype: str
+    slots: int
+    verifier: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _ = self.named  # now, so that a bad name is refused before anything is made
+
+    @cached_property
+    def named(self) -> list[Verifier]:
+        """The verifiers that were asked for by name."""
+        return [parse_verifier(name) for name in self.verifier]
+
+    @property
+    def parsed_decoding(self) -> Decoding | None:
+        return Decoding.parse(self.decoding) if self.decoding is not None else None
+
+    @property
+    def strategy(self) -> Strategy:
+        return Fallback(BestOfN(self.n, stop_at_first=not self.all_branches), tries=self.tries)
+
+    def verifiers(self, problems: Sequence[Problem]) -> list[Verifier] | None:
+        """Those named, with a pattern beside it; else what each problem calls for; with a pattern alone, that beside
+        what any of them calls for."""
+        if self.pattern is None:
+            return self.named or None
+        chosen: list[Verifier] = [matches(self.pattern), *self.named]
+        if self.named:
+            return chosen
+        if any(is_puzzle(problem) for problem in problems):
+            chosen.append(countdown())
+        if any(problem.answer is not None for problem in problems):
+            chosen.append(math_answer())
+        return chosen
+
+    def search(self, problems: Sequence[Problem], journal: Journal | None, observer: Any) -> Search:
+        try:
+            budget = Budget(tokens=self.budget_tokens, seconds=self.budget_seconds)
+        except ValidationError as error:
+            raise UsageError(f"budget {explain(error)}") from error
+        return Search(
+            self.model,
+            strategy=self.strategy,
+            verifiers=self.verifiers(problems),
+            decoding=self.parsed_decoding,
+            budget=budget,
+            seed=self.seed,
+            max_tokens=self.max_tokens,
+            stop=self.stop,
+            device=self.device,
+            dtype=self.dtype,
+            slots=self.slots,
+            journal=journal,
+            observer=observer,
+        )
+
+    def record(self) -> dict[str, Any]:
+        """What must be the same for a run to be resumed; where it is computed may differ."""
+        return {
+            "model": self.model or default_model(),
+            "strategy": repr(self.strategy),
+            "decoding": self.parsed_decoding.model_dump(mode="json") if self.parsed_decoding else "by the model",
+            "seed": self.seed,
+            "max_tokens": self.max_tokens,
+            "stop": list(self.stop),
+            "matches": self.pattern,
+            "verifiers": list(self.verifier) or None,
+            "budget": {"tokens": self.budget_tokens, "seconds": self.budget_seconds},
+        }

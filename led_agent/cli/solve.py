@@ -1,0 +1,255 @@
+"""`led-agent solve` and `led-agent run`: a search on one problem, and on a file of them."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+from led_agent.cli.base import INTERRUPTED, name_bad_lines, print_json, stderr, stdout
+from led_agent.cli.options import (
+    All,
+    AsJson,
+    BudgetSeconds,
+    BudgetTokens,
+    Count,
+    Debug,
+    DecodingName,
+    Device,
+    Dtype,
+    Matches,
+    MaxTokens,
+    Model,
+    Quiet,
+    Seed,
+    Slots,
+    Stop,
+    Tries,
+    VerifierNames,
+)
+from led_agent.cli.searching import SearchSettings
+from led_agent.errors import UsageError, explain
+from led_agent.journal import Journal
+from led_agent.models import default_model, embedded_refusal, is_embedded
+from led_agent.problems import read_problems
+from led_agent.runs import RunFolder
+from led_agent.search import Search
+from led_agent.solution import Solution
+from led_agent.types import Problem
+from led_agent.view import LinesView, LiveView, render_solution, render_tree
+
+__all__ = ["run", "solve"]
+
+
+def solve(
+    problem: Annotated[str, typer.Argument(help="The problem; - reads it from standard input.")],
+    answer: Annotated[str | None, typer.Option(help="The reference answer; branches are verified against it.")] = None,
+    model: Model = None,
+    n: Count = 8,
+    decoding: DecodingName = None,
+    seed: Seed = 0,
+    max_tokens: MaxTokens = 512,
+    tries: Tries = 3,
+    all_branches: All = False,
+    stop: Stop = None,
+    pattern: Matches = None,
+    verifier: VerifierNames = None,
+    budget_tokens: BudgetTokens = None,
+    budget_seconds: BudgetSeconds = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Keep every event in this file; an unfinished run in it is resumed.")
+    ] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    slots: Slots = 16,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Solve one problem and show how."""
+    settings = SearchSettings(
+        model, n, decoding, seed, max_tokens, tries, all_branches, tuple(stop or ()), pattern,
+        budget_tokens, budget_seconds, device, dtype, slots, tuple(verifier or ()),
+    )  # fmt: skip
+    asked = _problem(sys.stdin.read() if problem == "-" else problem, answer)
+    with _journal(save, asked) as journal:
+        solution = _solve_one(settings, asked, journal, quiet or as_json)
+    _print_solution(solution, as_json)
+    raise typer.Exit(INTERRUPTED if solution.status == "interrupted" else int(not solution.verified))
+
+
+def run(
+    problems: Annotated[
+        Path, typer.Argument(help="JSONL, a problem a line: prompt, and id, answer, … where there are.")
+    ],
+    out: Annotated[Path, typer.Option(help="The folder to keep the run in; a run that is there is resumed.")],
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many problems.")] = None,
+    model: Model = None,
+    n: Count = 8,
+    decoding: DecodingName = None,
+    seed: Seed = 0,
+    max_tokens: MaxTokens = 512,
+    tries: Tries = 3,
+    all_branches: All = False,
+    stop: Stop = None,
+    pattern: Matches = None,
+    verifier: VerifierNames = None,
+    budget_tokens: BudgetTokens = None,
+    budget_seconds: BudgetSeconds = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    slots: Slots = 16,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Solve the problems of a file; what is finished in the folder is not done again.
+
+    A line that is no problem is named and passed over, and the exit code is then 2; else it is 0 where every problem
+    was verified, and 1 where one was not.
+    """
+    settings = SearchSettings(
+        model, n, decoding, seed, max_tokens, tries, all_branches, tuple(stop or ()), pattern,
+        budget_tokens, budget_seconds, device, dtype, slots, tuple(verifier or ()),
+    )  # fmt: skip
+    asked, bad = read_problems(problems)
+    name_bad_lines(problems, bad)
+    asked = asked[:limit]
+    _refuse_unfit(model, asked)
+    with RunFolder(out, settings.record()) as folder:
+        interrupted = _run_all(settings, asked, folder, as_json=as_json, quiet=quiet)
+        verified = [bool(folder.finished[p.key]["verified"]) for p in asked if p.key in folder.finished]
+        if not as_json:
+            stdout.print(
+                f"{len(verified)} of {len(asked)} problems finished, {sum(verified)} verified; results in {folder.path}"
+            )
+    if interrupted:
+        raise typer.Exit(INTERRUPTED)
+    raise typer.Exit(2 if bad else int(not all(verified)))
+
+
+def _problem(text: str, answer: str | None) -> Problem:
+    try:
+        return Problem(prompt=text, answer=answer)
+    except ValidationError as error:
+        raise UsageError(explain(error).removeprefix("Problem: ")) from error
+
+
+def _journal(path: Path | None, problem: Problem) -> Any:
+    """The file to keep the run in: a new one, or one that holds this problem unfinished."""
+    if path is None:
+        return nullcontext()
+    journal = Journal(path)
+    others = [key for key in journal.trees if key != problem.key]
+    kept = journal.trees.get(problem.key)
+    finished = kept is not None and kept.ended is not None and kept.ended.status != "interrupted"
+    if others or finished:
+        journal.close()
+        held = "other problems" if others else "a finished run of this problem"
+        raise UsageError(f"{path} holds {held}; `led-agent show {path}` prints it; give --save another file")
+    return journal
+
+
+def _solve_one(settings: SearchSettings, problem: Problem, journal: Journal | None, quiet: bool) -> Solution:
+    header = f"{settings.model or default_model()}  {settings.decoding or ''}".rstrip()
+    view = None if quiet else LiveView(stderr, header) if stderr.is_terminal else LinesView(stderr)
+    with settings.search([problem], journal, view) as search:
+        _load(search, quiet)
+        with _stopping(search), view if view is not None else nullcontext():
+            return search.solve(problem)
+
+
+def _run_all(
+    settings: SearchSettings, problems: list[Problem], folder: RunFolder, *, as_json: bool, quiet: bool
+) -> bool:
+    """Solve what is not finished; whether it was interrupted."""
+    left = folder.remaining(problems)
+    if len(left) < len(problems) and not quiet:
+        stderr.print(f"{len(problems) - len(left)} of {len(problems)} problems are finished already")
+    if not left:
+        return False
+    progress = Progress(
+        TextColumn("problems"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[told]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=stderr,
+        disable=quiet,
+    )
+    verified = tokens = 0
+    interrupted = False
+    with settings.search(problems, folder.journal, None) as search:
+        _load(search, quiet)
+        with _stopping(search), progress:
+            task = progress.add_task("", total=len(problems), completed=len(problems) - len(left), told="")
+            for solution in search.solve_many(left, ordered=False):
+                folder.keep(solution)
+                interrupted |= solution.status == "interrupted"
+                if solution.status == "interrupted":
+                    continue
+                verified, tokens = verified + solution.verified, tokens + solution.usage.generated_tokens
+                elapsed = progress.tasks[0].elapsed or 1e-9
+                progress.update(task, advance=1, told=f"{verified} verified, {tokens / elapsed:.0f} tokens/s")
+                _report(solution, as_json=as_json, quiet=quiet, console=progress.console)
+            interrupted |= search.stopped
+    return interrupted
+
+
+def _report(solution: Solution, *, as_json: bool, quiet: bool, console: Console) -> None:
+    if as_json:
+        print_json(solution.row())
+    elif not quiet:
+        mark = "[green]verified[/]" if solution.verified else "[yellow]not verified[/]"
+        console.print(f"{solution.problem.key}: {mark}", Text(solution.reason), highlight=False)
+
+
+def _load(search: Search, quiet: bool) -> None:
+    """Load the model with a sign of life, and check what can only be checked with it."""
+    with nullcontext() if quiet else stderr.status("loading the model"):
+        search.prepare()
+
+
+@contextmanager
+def _stopping(search: Search) -> Iterator[None]:
+    """The first Ctrl-C asks the search to stop and keep what it has; the second is an ordinary one."""
+
+    def ask(_signal: int, _frame: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        stderr.print("stopping; press Ctrl-C again to leave at once")
+        search.stop()
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _refuse_unfit(model: str | None, problems: Sequence[Problem]) -> None:
+    """Stop at once where the embedded model can be asked none of the problems; one that fails alone is a result."""
+    refusals = [embedded_refusal(problem.text) for problem in problems] if is_embedded(model) else []
+    if refusals and all(refusals):
+        raise UsageError(f"none of the {len(problems)} problems can be asked; of the first: {refusals[0]}")
+
+
+def _print_solution(solution: Solution, as_json: bool) -> None:
+    if as_json:
+        print_json(solution.row())
+        return
+    stdout.print(render_tree(solution.tree))
+    if solution.text:
+        stdout.print()
+        stdout.print(Text(solution.text.strip()), soft_wrap=True)
+    stdout.print()
+    stdout.print(render_solution(solution))
