@@ -236,9 +236,12 @@ class _File:
             self._begin()
 
     def _begin(self) -> None:
-        (mark,) = self._connection.execute("PRAGMA application_id").fetchone()
+        # The tables first: another process may be making the file, and does both in one go.
         (tables,) = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if mark != _MARK and tables:
+        (mark,) = self._connection.execute("PRAGMA application_id").fetchone()
+        if tables and mark == _MARK:
+            return
+        if tables:
             self._end()
             raise MachineError(f"{self._path} is a database of something else; give cached another path")
         with self._transaction():
