@@ -75,6 +75,7 @@ class _Run:
 
     ``judges`` are asked about each branch, ``comparers`` about all of them at the end: ``comparing`` holds those that
     have not answered, by their place, and is None until they are asked; ``patience`` is how long they are waited for.
+    Of the branches in ``reserved``, the comparers' calls are paid for.
     """
 
     tree: Tree
@@ -87,6 +88,7 @@ class _Run:
     generated: int = 0
     branches: int = 0
     verifier_calls: int = 0
+    reserved: set[str] = field(default_factory=set)
     ending: tuple[RunStatus, str] | None = None
     comparing: set[int] | None = None
     patience: float | None = None
@@ -200,6 +202,7 @@ class Loop:
         run.verifier_calls += sum(
             bool(node.verdicts) for _, nodes in unheard(run.tree, run.comparers) for node in nodes
         )
+        run.reserved = {node.id for node in run.tree.nodes() if node.verdicts}
         for node in run.tree.nodes():
             if run.ending is not None:
                 return
@@ -309,6 +312,7 @@ class Loop:
             self._end(run, "budget", f"the budget of {limit} verifier calls is spent")
             return
         run.verifier_calls += cost
+        run.reserved.add(branch.id)
         if run.judges:
             run.judging.add(branch.id)
             whole = run.tree.branch(branch.id)
@@ -321,11 +325,14 @@ class Loop:
         run.comparing = set()
         if run.deadline is not None:
             run.patience = max(run.deadline, time.monotonic() + _GRACE)
-        leaves = complete(run.tree)
-        branches = [run.tree.branch(leaf.id) for leaf in leaves]
+        limited = self.means.budget.verifier_calls is not None
+        names = [leaf.id for leaf in complete(run.tree) if leaf.id in run.reserved or not limited]
+        branches = [run.tree.branch(name) for name in names]
         for at, nodes in unheard(run.tree, run.comparers):
-            run.comparing.add(at)
-            self._hear(run, at, [leaf.id for leaf in leaves], branches, {node.id for node in nodes})
+            wanted = {node.id for node in nodes}.intersection(names)
+            if wanted:
+                run.comparing.add(at)
+                self._hear(run, at, names, branches, wanted)
 
     def _hear(self, run: _Run, at: int, names: list[str], branches: list[Branch], wanted: set[str]) -> None:
         """Let the verdicts on the ``wanted`` branches come into the inbox."""

@@ -59,7 +59,8 @@ class Search:
         strategy: What to try; by default ``Fallback(BestOfN(8))``: explore, then fall back.
         verifiers: Each a callable ``(problem, branch) -> Verdict | bool | float``. A branch is accepted when none
             rejects or fails and at least one accepts. None is what each problem calls for: ``countdown()`` where it
-            is a Countdown puzzle, else ``math_answer()`` where it has a reference answer, else none.
+            is a Countdown puzzle, else ``unit_tests()`` where it has tests, else ``math_answer()`` where it has a
+            reference answer, else none.
         decoding: How tokens are chosen; by default LED with the paper's settings over the last quarter of the
             model's blocks, the paper's 8 posteriors at most, the gate drawn first (``DepthExploration.gate_first``).
         budget: What each problem may spend.
@@ -312,16 +313,18 @@ class DefaultVerifiers:
     """The verifiers that a problem calls for where none are named."""
 
     def __init__(self) -> None:
-        from led_agent.verifiers import countdown, math_answer
+        from led_agent.verifiers import countdown, math_answer, unit_tests
 
-        self._countdown, self._math = countdown(), math_answer()
-        self.all: tuple[Verifier, ...] = (self._countdown, self._math)
+        self._countdown, self._math, self._tests = countdown(), math_answer(), unit_tests()
+        self.all: tuple[Verifier, ...] = (self._countdown, self._math, self._tests)
 
     def __call__(self, problem: Problem) -> tuple[Verifier, ...]:
         from led_agent.verifiers import is_puzzle
 
         if is_puzzle(problem):
             return (self._countdown,)
+        if problem.tests:
+            return (self._tests,)
         return (self._math,) if problem.answer is not None else ()
 
 

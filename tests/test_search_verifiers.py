@@ -332,7 +332,7 @@ def test_the_budget_of_verifier_calls_has_room_for_the_comparison(limit: int) ->
         budget=Budget(verifier_calls=limit, seconds=60),
     )
     assert solution.status == "budget"
-    assert solution.usage.verifier_calls <= limit or limit // 2 < len(solution.tree.leaves())
+    assert solution.usage.verifier_calls <= limit
     judged = [node for node in solution.tree.nodes() if any(v.verifier == "fair" for v in node.verdicts)]
     assert len(judged) == limit // 2
 

@@ -16,7 +16,7 @@ from led_agent.protocols import Strategy, Verifier
 from led_agent.search import Search
 from led_agent.strategies import BestOfN, Fallback
 from led_agent.types import Budget, Decoding, Problem
-from led_agent.verifiers import countdown, is_puzzle, matches, math_answer
+from led_agent.verifiers import countdown, is_puzzle, matches, math_answer, unit_tests
 from led_agent.verifiers.named import parse_verifier
 
 __all__ = ["SearchSettings"]
@@ -68,6 +68,8 @@ class SearchSettings:
             return chosen
         if any(is_puzzle(problem) for problem in problems):
             chosen.append(countdown())
+        if any(problem.tests for problem in problems):
+            chosen.append(unit_tests())
         if any(problem.answer is not None for problem in problems):
             chosen.append(math_answer())
         return chosen
