@@ -103,8 +103,7 @@ class RewardModel:
         """Load the model. It has something to say on every problem.
 
         Raises:
-            ModelError: the model is missing, or no classifier.
-            UsageError: it has no such label, or a scope that it can't score.
+            ModelError: the model is missing, no classifier, or can't do what is asked of it: a label, a scope.
         """
         with self._held.lock:
             self._loaded()
@@ -141,7 +140,7 @@ class RewardModel:
 
             found = Classifier.load(path, device=self.device, dtype=self.dtype, label=self.label)
             if found.by_token and self.scope == "outcome":
-                raise UsageError(
+                raise ModelError(
                     f"{self.model} is a token classifier, which scores steps; give reward_model scope='process'"
                 )
             self._held.classifier = found

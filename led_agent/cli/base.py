@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from rich.text import Text
 
 from led_agent.problems import BadLine
 
-__all__ = ["INTERRUPTED", "name_bad_lines", "print_json", "stderr", "stdout"]
+__all__ = ["INTERRUPTED", "name_bad_lines", "print_json", "stderr", "stdout", "stopping"]
 
 INTERRUPTED = 130
 stdout = Console()
@@ -26,3 +28,19 @@ def name_bad_lines(path: Path, bad: Sequence[BadLine]) -> None:
 
 def print_json(row: dict[str, Any]) -> None:
     print(json.dumps(row), flush=True)
+
+
+@contextmanager
+def stopping(stop: Callable[[], None]) -> Iterator[None]:
+    """The first Ctrl-C asks for an end that keeps what there is; the second is an ordinary one."""
+
+    def ask(_signal: int, _frame: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        stderr.print("stopping; press Ctrl-C again to leave at once")
+        stop()
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -12,10 +12,12 @@ from rich.text import Text
 
 import led_agent
 from led_agent.cli.base import INTERRUPTED, stderr
+from led_agent.cli.doctor import doctor
 from led_agent.cli.measure import bench, diagnose
 from led_agent.cli.models import models
 from led_agent.cli.show import show
 from led_agent.cli.solve import run, solve
+from led_agent.cli.verify import verify
 from led_agent.errors import LedError, MachineError
 
 __all__ = ["app", "main"]
@@ -27,7 +29,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _command in (solve, run, show, diagnose, bench, models):
+for _command in (solve, run, verify, show, diagnose, bench, models, doctor):
     app.command()(_command)
 
 

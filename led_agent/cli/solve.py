@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from led_agent.cli.base import INTERRUPTED, name_bad_lines, print_json, stderr, stdout
+from led_agent.cli.base import INTERRUPTED, name_bad_lines, print_json, stderr, stdout, stopping
 from led_agent.cli.options import (
     All,
     AsJson,
@@ -164,7 +163,7 @@ def _solve_one(settings: SearchSettings, problem: Problem, journal: Journal | No
     view = None if quiet else LiveView(stderr, header) if stderr.is_terminal else LinesView(stderr)
     with settings.search([problem], journal, view) as search:
         _load(search, quiet)
-        with _stopping(search), view if view is not None else nullcontext():
+        with stopping(search.stop), view if view is not None else nullcontext():
             return search.solve(problem)
 
 
@@ -191,7 +190,7 @@ def _run_all(
     interrupted = False
     with settings.search(problems, folder.journal, None) as search:
         _load(search, quiet)
-        with _stopping(search), progress:
+        with stopping(search.stop), progress:
             task = progress.add_task("", total=len(problems), completed=len(problems) - len(left), told="")
             for solution in search.solve_many(left, ordered=False):
                 folder.keep(solution)
@@ -218,22 +217,6 @@ def _load(search: Search, quiet: bool) -> None:
     """Load the model with a sign of life, and check what can only be checked with it."""
     with nullcontext() if quiet else stderr.status("loading the model"):
         search.prepare()
-
-
-@contextmanager
-def _stopping(search: Search) -> Iterator[None]:
-    """The first Ctrl-C asks the search to stop and keep what it has; the second is an ordinary one."""
-
-    def ask(_signal: int, _frame: object) -> None:
-        signal.signal(signal.SIGINT, before)
-        stderr.print("stopping; press Ctrl-C again to leave at once")
-        search.stop()
-
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _refuse_unfit(model: str | None, problems: Sequence[Problem]) -> None:

@@ -56,7 +56,7 @@ class Classifier:
         label: Name or number of the wanted label; None is the second of two.
 
     Raises:
-        UsageError: no label is named and there are more than two, or it isn't one of them.
+        ModelError: no label is named and there are more than two, or it isn't one of them.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: Any, label: str | None = None) -> None:
@@ -74,8 +74,8 @@ class Classifier:
             dtype: "auto" (bfloat16 on CUDA, else float32), "float32", "bfloat16" or "float16".
 
         Raises:
-            ModelError: it isn't there, has no classification head, or lacks weights for it.
-            UsageError: no such device, dtype or label.
+            ModelError: it isn't there, has no classification head, lacks weights for it, or has no such label.
+            UsageError: no such device or dtype.
         """
         place = device_of(device)
         if dtype not in ("auto", *DTYPES):
@@ -201,11 +201,11 @@ def _label_index(config: Any, label: str | None) -> int:
     listed = ", ".join(f"{name!r}" for name in names.values())
     if label is None:
         if len(names) > 2:
-            raise UsageError(f"this model has {len(names)} labels ({listed}); name the wanted one: label=…")
+            raise ModelError(f"this model has {len(names)} labels ({listed}); name the wanted one: label=…")
         return len(names) - 1
     chosen = [i for i, name in names.items() if label in (name, str(i))]
     if not chosen:
-        raise UsageError(f"this model has no label {label!r}; it has {listed}")
+        raise ModelError(f"this model has no label {label!r}; it has {listed}")
     return chosen[0]
 
 

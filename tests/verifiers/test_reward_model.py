@@ -155,9 +155,9 @@ def test_two_labels_are_a_probability_of_the_second_or_the_named_one(build: Buil
 
 def test_more_labels_must_be_named(build: Build):
     folder = build(labels=3)
-    with pytest.raises(UsageError, match=r"3 labels \('LABEL_0', 'LABEL_1', 'LABEL_2'\); name the wanted one"):
+    with pytest.raises(ModelError, match=r"3 labels \('LABEL_0', 'LABEL_1', 'LABEL_2'\); name the wanted one"):
         reward_model(folder).check(PROBLEM)
-    with pytest.raises(UsageError, match=r"no label 'good'; it has 'LABEL_0'"):
+    with pytest.raises(ModelError, match=r"no label 'good'; it has 'LABEL_0'"):
         reward_model(folder, label="good").check(PROBLEM)
     expected = plain(folder, "w1 w2 w3 w4 ").softmax(-1)[2].item()
     assert ask(reward_model(folder, label="LABEL_2"), "w4")[0].score == pytest.approx(expected, abs=1e-5)
@@ -219,7 +219,7 @@ def test_a_token_classifier_scores_each_step_at_its_separators_end(build: Build,
 
 
 def test_a_token_classifier_has_no_outcome(build: Build):
-    with pytest.raises(UsageError, match="give reward_model scope='process'"):
+    with pytest.raises(ModelError, match="give reward_model scope='process'"):
         reward_model(build("llama", "Token", 2)).check(PROBLEM)
 
 
