@@ -7,6 +7,7 @@ decoded.
 from __future__ import annotations
 
 import ast
+import builtins
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -82,23 +83,40 @@ def read_tests(problem: Problem) -> Cases | TestSource | None:
 def _source(source: str, entry: str | None) -> TestSource:
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line = f", line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
         raise UsageError(f"tests are no Python{line}: {getattr(error, 'msg', None) or error}") from error
-    called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
-    defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     if entry is None and any(isinstance(node, ast.FunctionDef) and node.name == "check" for node in tree.body):
         ran = any(isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) for node in tree.body)
         if not ran:
             raise UsageError("tests define check(candidate), and no entry_point says which function that is")
-    builtin = set(dir(__builtins__)) if not isinstance(__builtins__, dict) else set(__builtins__)
-    return TestSource(source, tuple(sorted(({entry} if entry else set()) | (called - defined - builtin))))
+    return TestSource(source, tuple(sorted(({entry} if entry else set()) | _asked_for(tree))))
+
+
+def _asked_for(tree: ast.Module) -> set[str]:
+    """Names that the tests use and don't bind, or import from the solution."""
+    used: set[str] = set()
+    bound, imported = set(dir(builtins)), set[str]()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            (used if isinstance(node.ctx, ast.Load) else bound).add(node.id)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            bound.add(node.name)
+        elif isinstance(node, ast.arg):
+            bound.add(node.arg)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names = [
+                alias.name if isinstance(node, ast.ImportFrom) else alias.asname or alias.name for alias in node.names
+            ]
+            ours = isinstance(node, ast.ImportFrom) and node.module in ("solution", "candidate", "answer", "main")
+            (imported if ours else bound).update(name.partition(".")[0] for name in names)
+    return ((used - bound) | imported) - {"*", "__name__", "__file__"}
 
 
 def _call_case(at: int, case: Mapping[str, Any], entry: str) -> CallCase:
     _only(at, case, _CALL_KEYS)
     args, kwargs = case.get("args", ()), case.get("kwargs", {})
-    if not isinstance(args, Sequence) or isinstance(args, str) or not isinstance(kwargs, Mapping):
+    if not isinstance(args, Sequence) or isinstance(args, str | bytes) or not isinstance(kwargs, Mapping):
         raise UsageError(f"test {at}: args is a list and kwargs an object; found {args!r:.80} and {kwargs!r:.80}")
     if ("expect" in case) == ("raises" in case):
         raise UsageError(
@@ -114,15 +132,24 @@ def _call_case(at: int, case: Mapping[str, Any], entry: str) -> CallCase:
         )
     except Unfit as unfit:
         raise UsageError(f"test {at}: {unfit} is no plain value") from None
-    if '"o"' in str(expect) and _opaque(expect):
-        raise UsageError(f"test {at}: expect is {shown(expect, 80)}; plain values are allowed")
-    told = [shown(check(part), 200) for part in call.args]
-    told += [f"{name}={shown(check(part), 200)}" for name, part in call.kwargs]
-    return CallCase(call, expect, raises, _tolerance(at, case), f"{entry}({', '.join(told)})")
+    args, named = [check(part) for part in call.args], [(name, check(part)) for name, part in call.kwargs]
+    for what, tree in [
+        ("expect", expect),
+        *(("args", part) for part in args),
+        *(("kwargs", part) for _, part in named),
+    ]:
+        if _unplain(tree):
+            raise UsageError(f"test {at}: {what} holds {shown(tree, 80)}; plain values are allowed")
+    told = [shown(part, 200) for part in args] + [f"{name}={shown(part, 200)}" for name, part in named]
+    line = ", ".join(told)
+    known = getattr(builtins, raises or "", None)  # IOError is OSError
+    raises = known.__name__ if isinstance(known, type) else raises
+    return CallCase(call, expect, raises, _tolerance(at, case), f"{entry}({line[:800]}{'…' if line[800:] else ''})")
 
 
-def _opaque(tree: Tree) -> bool:
-    return isinstance(tree, list) and (tree[:1] == ["o"] or any(_opaque(part) for part in tree))
+def _unplain(tree: Tree) -> bool:
+    """Whether there is an object in it, or an iterator: that is used up when the case is read."""
+    return isinstance(tree, list) and (tree[:1] in (["o"], ["g"]) or any(_unplain(part) for part in tree))
 
 
 def _stdin_case(at: int, case: Mapping[str, Any]) -> StdinCase:

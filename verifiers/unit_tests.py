@@ -7,6 +7,7 @@ turns what came back into a verdict. What a program returned is compared here, a
 from __future__ import annotations
 
 import math
+import os
 import re
 import threading
 import time
@@ -39,6 +40,19 @@ _NO_TESTS = "the problem has no tests to run; give Problem(tests=…)"
 # Control characters, line ends, marks that turn the direction of writing, and halves of surrogate pairs.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _WRITES = re.compile(r"(?:Permission denied|Read-only file system|No usable temporary).*?(?:'(?:/tmp/|[^/'])|/tmp)")
+
+
+# Many threads may make a verifier's first call; one sandbox is enough.
+_opening = threading.Lock()
+
+
+def _after_fork() -> None:
+    global _opening
+    _opening = threading.Lock()  # a thread that there isn't any more may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @dataclass(frozen=True)
@@ -99,8 +113,13 @@ class UnitTests:
         fields = (self.timeout, self.memory_mb, self.partial, self.unsafe_no_sandbox, self.tier, self.check_tests)
         return type(self), (*fields, self.workers)
 
-    @cached_property
+    @property
     def _runner(self) -> _Runner:
+        with _opening:
+            return self._opened
+
+    @cached_property
+    def _opened(self) -> _Runner:
         sandbox = open_sandbox(self.tier, size=self.workers, unsafe=self.unsafe_no_sandbox)  # type: ignore[arg-type]
         return _Runner(self, sandbox)
 
@@ -144,8 +163,8 @@ class UnitTests:
 
     def close(self) -> None:
         """End the sandbox's processes. Idempotent; a later call starts new ones."""
-        if "_runner" in self.__dict__:
-            self._runner.sandbox.close()
+        if "_opened" in self.__dict__:
+            self._opened.sandbox.close()
 
 
 def unit_tests(
@@ -220,8 +239,10 @@ class _Runner:
             return f"{ended if ended else 'it wrote what is no result'}, {wanted}"
         kind, got = called.replies[at]
         if kind == "raised":
-            name, message = got
-            return None if case.raises == name else f"raised {name}{': ' if message else ''}{message[:300]}, {wanted}"
+            name, message, *lineage = got
+            if case.raises in (name, *lineage):
+                return None
+            return f"raised {name[:100]}{': ' if message else ''}{message[:300]}, {wanted}"
         if kind == "unfit":
             return f"returned {got}, {wanted}"
         if case.raises is None and same(case.expect, got, case.tolerance):
@@ -281,11 +302,11 @@ class _Runner:
             if self._wants_files(said["first"]):
                 return self._unsupported_files(said["first"])
             return _Judged("rejected", f"{said['first']} ({passed} of {total} tests passed)", passed, total)
-        if passed == 0 and said["asserts"]:
-            return _Judged("rejected", f"none of the {said['asserts']} asserts was reached", 0, total)
+        if said["unreached"] and said["calls"]:
+            return _Judged("rejected", f"none of the {said['unreached']} asserts was reached", 0, total)
         if not said["calls"]:
             return _Judged("error", "the tests test nothing: they never call the program")
-        return _Judged("accepted", f"{passed} of {total} tests passed", passed, total)
+        return _Judged("accepted", f"{passed} of {total} tests passed" if passed else "the tests ran to their end")
 
     def _gone(self, said: dict[str, Any], examined: Examined) -> str:
         assert examined.program is not None  # a stub never goes
@@ -331,7 +352,7 @@ class _Runner:
         )
         for stub, told in stubs:
             said = self.sandbox.tests(stub, tests.source, self.limits, **self._asked(problem)).said
-            if said is not None and said["first"] is None:
+            if said is not None and said["first"] is None and "unsupported" not in said and not said["unreached"]:
                 return f"the tests accept a function that {told}, so they prove nothing"
         return None
 

@@ -359,7 +359,7 @@ def _reply(line: Any, *, first: bool) -> tuple[str, Tree] | None:
 
 
 def _is_fault(content: Any) -> bool:
-    return isinstance(content, list) and len(content) == 2 and all(isinstance(part, str) for part in content)
+    return isinstance(content, list) and len(content) >= 2 and all(isinstance(part, str) for part in content)
 
 
 def _printed(outcome: Outcome) -> Printed:

@@ -9,11 +9,15 @@ A run writes lines of JSON to its result pipe. First how loading went: ``{"loade
 """
 
 from __future__ import annotations
+import __future__
 
+import atexit
+import builtins
 import inspect
 import io
 import os
 import sys
+import threading
 import types
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +29,8 @@ __all__ = ["main"]
 RESULT, LINK = 3, 4  # file descriptors
 _MESSAGE = 500  # characters of an exception's message
 _CHANGING = frozenset("ldsBq")
+# Answers leave out `from typing import List` more often than anything else, and nothing depends on it.
+_UNEVALUATED = __future__.annotations.compiler_flag
 
 Job = dict[str, Any]
 Send = Callable[[Tree], None]
@@ -37,6 +43,7 @@ class _Missing(Exception):  # noqa: N818
 def main(job: Job) -> None:
     """Run a job of kind "calls", "program" or "serve"."""
     send = _sender(RESULT)
+    builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment] # they come with `site`, which isn't loaded
     if job["kind"] == "program":
         _run_program(job, send)
         return
@@ -66,14 +73,28 @@ def _load(job: Job, name: str, send: Send) -> dict[str, Any] | None:
     namespace = module.__dict__
     try:
         if job["prelude"]:
-            exec(compile(job["prelude"], "<prompt>", "exec"), namespace)
+            exec(_compiled([job["prelude"]]), namespace)
         exec(_compiled(job["sources"]), namespace)
     except BaseException as error:  # noqa: BLE001 - SystemExit, KeyboardInterrupt: it did not load
-        send({"failed": ": ".join(_described(error)).removesuffix(": ")})
+        send({"failed": ": ".join(_described(error)[:2]).removesuffix(": ")})
         return None
-    names = [name for name, value in namespace.items() if type(name) is str and callable(value)]
-    send({"loaded": True, "names": names[:1000]})
+    send({"loaded": True, **_offered(namespace)})
     return namespace
+
+
+def _offered(namespace: dict[str, Any]) -> dict[str, Any]:
+    """What others may call, the methods of a class Solution among it, and the exceptions with what they derive from."""
+    there = [(name, value) for name, value in namespace.items() if type(name) is str and callable(value)]
+    names = [name for name, _ in there]
+    solution = namespace.get("Solution")
+    if isinstance(solution, type):
+        names += [name for name in vars(solution) if type(name) is str and not name.startswith("_")]
+    raised = [(name, value) for name, value in there if isinstance(value, type) and issubclass(value, Exception)]
+    return {"names": names[:1000], "exceptions": [[name, *_lineage(value)] for name, value in raised[:100]]}
+
+
+def _lineage(kind: type) -> list[str]:
+    return [str(base.__name__)[:100] for base in type.mro(kind)[1:20]]
 
 
 def _compiled(sources: list[str]) -> types.CodeType:
@@ -81,10 +102,15 @@ def _compiled(sources: list[str]) -> types.CodeType:
     faults = []
     for source in sources:
         try:
-            return compile(source, "<answer>", "exec")
+            return _code(source)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             faults.append(error)
     raise faults[0]
+
+
+def _code(source: str) -> types.CodeType:
+    code: types.CodeType = compile(source, "<answer>", "exec", _UNEVALUATED, dont_inherit=True)
+    return code
 
 
 def _described(error: BaseException) -> list[str]:
@@ -92,7 +118,7 @@ def _described(error: BaseException) -> list[str]:
         message = str.__getitem__(str(error), slice(_MESSAGE))
     except BaseException:  # noqa: BLE001 - its __str__ is untrusted, too
         message = ""
-    return [str(type(error).__name__)[:100], message]
+    return [str(type(error).__name__)[:100], message, *_lineage(type(error))]
 
 
 def _resolved(namespace: dict[str, Any], name: str) -> Any:
@@ -106,7 +132,8 @@ def _resolved(namespace: dict[str, Any], name: str) -> Any:
     owner, _, method = name.rpartition(".")
     holder = namespace.get(owner or "Solution")
     if isinstance(holder, type) and hasattr(holder, method):
-        return getattr(holder(), method)
+        apart = isinstance(inspect.getattr_static(holder, method), classmethod | staticmethod | type)
+        return getattr(holder if apart else holder(), method)
     raise _Missing(name)
 
 
@@ -150,6 +177,7 @@ def _run_program(job: Job, send: Send) -> None:
         exec(_compiled(job["sources"]), module.__dict__)
         if job["entry"] is not None:
             _call_with_input(_resolved(module.__dict__, job["entry"]), job["stdin"])
+        _finish()
     except SystemExit as error:
         if error.code not in (None, 0):
             ended = {"raised": _described(error)}
@@ -162,6 +190,14 @@ def _run_program(job: Job, send: Send) -> None:
     except BaseException as error:  # noqa: BLE001
         ended = {"raised": _described(error)}
     send(ended)
+
+
+def _finish() -> None:
+    """What Python does at a script's end, and programs rely on: wait for threads, and run what is registered."""
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
 
 
 def _call_with_input(function: Callable[..., object], given: str) -> None:
@@ -197,7 +233,10 @@ class _Server:
     def _answer(self, asked: Tree) -> Tree:
         try:
             if asked[0] == "attribute":
-                found = getattr(self._objects[asked[1]], asked[2])
+                owner = asked[1]
+                found = getattr(
+                    self._objects[owner] if type(owner) is int else _resolved(self._namespace, owner), asked[2]
+                )
                 return {"callable": True} if callable(found) else {"value": self._encoded(found)}
             if asked[0] == "call":
                 function = _resolved(self._namespace, asked[1])

@@ -16,6 +16,7 @@ import builtins
 import os
 import sys
 import types
+import unittest
 from typing import Any
 
 from . import pytest_shim
@@ -27,47 +28,65 @@ from .values import dumps
 __all__ = ["main"]
 
 Job = dict[str, Any]
+_ENDS: dict[str, type[BaseException]] = {"unsupported": Unsupported, "missing": Missing, "gone": Gone}
 
 
 def main(job: Job) -> None:
     """Run a job of kind "examine" and write one line to the result pipe."""
     report = Report(partial=job["partial"])
+    link: Link | None = None
+    outcome: dict[str, Any] = {}
     try:
-        outcome = _examine(job, report)
-    except Unsupported as error:
-        outcome = {"unsupported": str(error)}
-    except Missing as error:
-        outcome = {"missing": str(error)}
-    except Gone as error:
-        outcome = {"gone": str(error)}
+        link = Link() if job["stub"] is None else Stub(job["stub"])
+        outcome = _examine(job, report, link)
     except BaseException as error:  # noqa: BLE001 - a failing test, or one that is itself at fault
-        report.note(error)
-        outcome = {}
+        ended: BaseException | None = error
+    else:
+        ended = None
+    # An `except:` of the tests may have taken what is no matter of theirs.
+    ended = link.fault if link is not None and link.fault is not None else ended
+    kind = next((name for name, kind in _ENDS.items() if isinstance(ended, kind)), None)
+    if kind is not None:
+        outcome = {kind: str(ended)}
+    elif ended is not None:
+        report.note(ended)
     outcome.update(report.row())
     os.write(RESULT, dumps({"nonce": job["nonce"], **outcome}))
 
 
-def _examine(job: Job, report: Report) -> dict[str, Any]:
+def _examine(job: Job, report: Report, link: Link) -> dict[str, Any]:
     tree = ast.parse(job["tests"])
-    link = Link() if job["stub"] is None else Stub(job["stub"])
     report.calls = lambda: link.calls
     hello = link.hello()
     if "failed" in hello:
         return {"failed": str(hello["failed"])[:600]}
-    namespace: dict[str, Any] = {"__name__": "tests", "__builtins__": builtins}
+    # As a script: what stands below `if __name__ == "__main__":` is part of the tests.
+    namespace: dict[str, Any] = {"__name__": "__main__", "__builtins__": builtins}
     if job["prelude"]:
         exec(compile(job["prelude"], "<prompt>", "exec"), namespace)
     entry = job["entry"]
     needed = _needed(tree, {*namespace, *([entry] if entry else [])}, hello if job["stub"] is None else None)
     for name in needed | ({entry} if entry else set()):
-        namespace[name] = Proxy(link, name)
+        namespace[name] = (name != entry and link.exceptions.get(name)) or Proxy(link, name)
     namespace["__led__"] = report
     for module in ("solution", "candidate", "answer", "main"):
         sys.modules[module] = SolutionModule(module, link)
     sys.modules["pytest"] = pytest_shim
-    exec(compile(report.rewritten(tree), "<tests>", "exec"), namespace)
-    _run_collected(namespace, entry, link, report)
+    unittest.main = lambda *args, **kwargs: None  # type: ignore[assignment] # they are run below
+    own_check = not _calls_check(tree)
+    try:
+        exec(compile(report.rewritten(tree), "<tests>", "exec"), namespace)
+    except SystemExit as error:
+        if error.code not in (None, 0):
+            raise
+    _run_collected(namespace, entry if own_check else None, report, own_check=own_check)
     return {}
+
+
+def _calls_check(tree: ast.Module) -> bool:
+    """Whether the tests call their ``check`` themselves."""
+    calls = (node for part in tree.body if not isinstance(part, ast.FunctionDef) for node in ast.walk(part))
+    return any(isinstance(node, ast.Call) and getattr(node.func, "id", None) == "check" for node in calls)
 
 
 def _needed(tree: ast.Module, there: set[str], hello: dict[str, Any] | None) -> set[str]:
@@ -120,33 +139,85 @@ def _shadowed(tree: ast.Module) -> set[str]:
     return set() if imports else called
 
 
-def _run_collected(namespace: dict[str, Any], entry: str | None, link: Link, report: Report) -> None:
+def _run_collected(namespace: dict[str, Any], entry: str | None, report: Report, *, own_check: bool) -> None:
     """Run what the tests define and don't call themselves: ``check``, unittest's cases, pytest's functions."""
     function = namespace.get("check")
-    if isinstance(function, types.FunctionType) and not link.calls:
+    if isinstance(function, types.FunctionType) and own_check:
         if entry is None:
             raise Unsupported("the tests define check(candidate), and no entry_point says which function that is")
         function(namespace[entry])
-    cases = [value for value in namespace.values() if _is_case(value)]
-    for case in cases:
-        _run_unittest(case, report)
+    for value in list(namespace.values()):
+        if _is_case(value):
+            _run_unittest(value, report)
+        elif isinstance(value, type) and value.__name__.startswith("Test") and value.__module__ == "__main__":
+            _run_test_class(value, report)
     for name, value in list(namespace.items()):
         if name.startswith("test") and isinstance(value, types.FunctionType):
             for arguments in pytest_shim.arguments_of(value):
                 report.guarded(lambda value=value, arguments=arguments: value(**arguments))  # type: ignore[misc]
 
 
+def _run_test_class(kind: Any, report: Report) -> None:
+    """A class of pytest's: an instance for each method."""
+    for name, method in vars(kind).items():
+        if not name.startswith("test") or not isinstance(method, types.FunctionType):
+            continue
+        for arguments in pytest_shim.arguments_of(method, given=1):
+
+            def run(name: str = name, arguments: dict[str, Any] = arguments) -> None:
+                instance = kind()
+                getattr(instance, "setup_method", lambda *_: None)()
+                getattr(instance, name)(**arguments)
+
+            report.guarded(run)
+
+
 def _is_case(value: object) -> bool:
-    unittest = sys.modules.get("unittest")
-    return unittest is not None and isinstance(value, type) and issubclass(value, unittest.TestCase)
+    return isinstance(value, type) and issubclass(value, unittest.TestCase) and value.__module__ == "__main__"
+
+
+class _Counting(unittest.TestResult):
+    """Tells the report what came of each method; one of its subtests that fails, fails it."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__()
+        self._report = report
+        self._name: str | None = None
+        self._skipped = False
+
+    def startTest(self, test: unittest.TestCase) -> None:  # noqa: N802 - unittest's name
+        super().startTest(test)
+        self._name, self._skipped = test.id().partition(".")[2] or test.id(), False
+
+    def stopTest(self, test: unittest.TestCase) -> None:  # noqa: N802 - unittest's name
+        super().stopTest(test)
+        if not self._skipped:
+            self._report.counted(self._name, None)
+        self._name = None
+
+    def addSkip(self, test: unittest.TestCase, reason: str) -> None:  # noqa: N802 - unittest's name
+        self._skipped = True
+
+    def addFailure(self, test: Any, err: Any) -> None:  # noqa: N802 - unittest's name
+        self._failed(test, err[1])
+
+    def addError(self, test: Any, err: Any) -> None:  # noqa: N802 - unittest's name
+        self._failed(test, err[1])
+
+    def addSubTest(self, test: Any, subtest: Any, err: Any) -> None:  # noqa: N802 - unittest's name
+        if err is not None:
+            self._failed(test, err[1])
+
+    def addUnexpectedSuccess(self, test: Any) -> None:  # noqa: N802 - unittest's name
+        self._failed(test, AssertionError("unexpected success"))
+
+    def _failed(self, test: Any, error: BaseException) -> None:
+        if isinstance(error, tuple(_ENDS.values())):
+            self.stop()  # the link knows
+        told = str(error).strip().partition("\n")[0]
+        self._report.counted(self._name or str(test), f"{type(error).__name__}: {told}")
 
 
 def _run_unittest(case: Any, report: Report) -> None:
-    unittest = sys.modules["unittest"]
-    for name in unittest.TestLoader().getTestCaseNames(case):
-        result = unittest.TestResult()
-        case(name).run(result)
-        failed = [text for _, text in (*result.failures, *result.errors)]
-        if result.skipped:
-            continue
-        report.counted(f"{case.__name__}.{name}", failed[0].strip().splitlines()[-1] if failed else None)
+    with report.within_test():
+        unittest.TestLoader().loadTestsFromTestCase(case).run(_Counting(report))

@@ -63,10 +63,21 @@ class Link:
 
     def __init__(self) -> None:
         self.calls = 0
+        self.fault: BaseException | None = None  # what ended it, whatever an `except:` of the tests made of that
+        self.exceptions: dict[str, type[Exception]] = {}  # of the program
         self._lines = open(LINK, "rb", closefd=False)  # noqa: SIM115 - a descriptor, for as long as we live
 
     def hello(self) -> dict[str, Any]:
-        return self._read()
+        said = self._read()
+        for row in rows if type(rows := said.get("exceptions")) is list else []:
+            if type(row) is list and row and all(type(name) is str for name in row):
+                self.exceptions[row[0]] = type(row[0], (_base(row[1:]),), {})
+        return said
+
+    def failing(self, error: BaseException) -> BaseException:
+        """An error that is the verdict, to be raised."""
+        self.fault = self.fault or error
+        return error
 
     def call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return self._called(["call", name], name, args, kwargs)
@@ -74,18 +85,20 @@ class Link:
     def method(self, number: int, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return self._called(["method", number, name], name, args, kwargs)
 
-    def attribute(self, number: int, name: str) -> Any:
-        said = self._ask(["attribute", number, name])
-        if said.get("callable"):
-            return lambda *args, **kwargs: self.method(number, name, args, kwargs)
-        return self._value(said)
+    def attribute(self, owner: int | str, name: str) -> Any:
+        said = self._ask(["attribute", owner, name])
+        if not said.get("callable"):
+            return self._value(said)
+        if isinstance(owner, str):
+            return Proxy(self, f"{owner}.{name}")
+        return lambda *args, **kwargs: self.method(owner, name, args, kwargs)
 
     def _called(self, what: list[Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self.calls += 1
         try:
             given = [[_sent(part) for part in args], [[key, _sent(part)] for key, part in kwargs.items()]]
         except Unfit as unfit:
-            raise Unsupported(f"the tests pass {unfit} to {name}") from None
+            raise self.failing(Unsupported(f"the tests pass {unfit} to {name}")) from None
         said = self._ask([*what, *given])
         value = self._value(said)
         if value is None and type(said.get("args")) is list:
@@ -99,7 +112,7 @@ class Link:
                 continue
             now = self._decoded(tree)
             if type(now) is not type(mine):
-                raise Gone("broke the protocol")
+                raise self.failing(Gone("broke the protocol"))
             if isinstance(mine, list | bytearray):
                 mine[:] = now
             elif isinstance(mine, dict | set | collections.deque):
@@ -110,19 +123,25 @@ class Link:
         if "value" in said:
             return self._decoded(said["value"])
         raised = said.get("raised")
-        if type(raised) is list and len(raised) == 2 and all(type(part) is str for part in raised):
-            raise _as_raised(*raised)
+        if type(raised) is list and len(raised) >= 2 and all(type(part) is str for part in raised):
+            name, message, *lineage = raised
+            kind = _RAISED.get(name) or self.exceptions.get(name)
+            raise (
+                kind(message)
+                if kind
+                else type("ProgramError", (ProgramError, _base(lineage)), {})(f"{name}: {message}")
+            )
         if type(said.get("missing")) is str:
-            raise Missing(said["missing"])
+            raise self.failing(Missing(said["missing"]))
         if type(said.get("unfit")) is str:
             return Opaque("unfit", said["unfit"][:_SHOWN])
-        raise Gone("broke the protocol")
+        raise self.failing(Gone("broke the protocol"))
 
     def _decoded(self, tree: Tree) -> Any:
         try:
             return decode(check(tree), lambda part: Handle(self, part) if part[0] == "h" else Opaque(*part[1:]))
         except Unfit:
-            raise Gone("broke the protocol") from None
+            raise self.failing(Gone("broke the protocol")) from None
 
     def _ask(self, question: Tree) -> dict[str, Any]:
         try:
@@ -130,7 +149,7 @@ class Link:
             while left:
                 left = left[os.write(LINK, left) :]
         except OSError:
-            raise Gone("ended before the tests did") from None
+            raise self.failing(Gone("ended before the tests did")) from None
         return self._read()
 
     def _read(self) -> dict[str, Any]:
@@ -139,25 +158,33 @@ class Link:
         except OSError:
             line = b""
         if not line:
-            raise Gone("ended before the tests did")
+            raise self.failing(Gone("ended before the tests did"))
+        if len(line) == LONGEST and not line.endswith(b"\n"):
+            raise self.failing(Gone(f"returned a value of more than {LONGEST} bytes"))
         try:
             said = loads(line)
         except Unfit:
             said = None
         if type(said) is not dict:
-            raise Gone("broke the protocol")
+            raise self.failing(Gone("broke the protocol"))
         return said
 
 
 class Stub(Link):
-    """No program at all: each function returns None, or what is equal to everything. Good tests fail on both."""
+    """No program at all: each function returns None, or what is equal to everything; good tests fail on both."""
 
     def __init__(self, kind: str) -> None:
         self.calls = 0
-        self._answer = None if kind == "none" else _Equal()
+        self.fault = None
+        self.exceptions = {}
+        # An object that is equal to everything over there is one that is equal to nothing over here.
+        self._answer = None if kind == "none" else Opaque("Equal", "<equal to everything>")
 
     def hello(self) -> dict[str, Any]:
         return {"loaded": True, "names": []}
+
+    def attribute(self, owner: int | str, name: str) -> Any:
+        return Proxy(self, f"{owner}.{name}")
 
     def _ask(self, question: Tree) -> dict[str, Any]:
         return {}
@@ -166,28 +193,18 @@ class Stub(Link):
         return self._answer
 
 
-class _Equal:
-    def __eq__(self, other: object) -> bool:
-        return True
-
-    def __ne__(self, other: object) -> bool:
-        return False
-
-    __hash__ = None  # type: ignore[assignment]
-
-
 def _sent(value: object) -> Tree:
     def opaque(value: object) -> Tree:
         if isinstance(value, Handle):
             return value._led_tree
-        raise Unfit(f"a {type(value).__name__}")
+        raise Unfit("a function of the program's" if isinstance(value, Proxy) else f"a {type(value).__name__}")
 
     return encode(value, opaque)
 
 
-def _as_raised(name: str, message: str) -> Exception:
-    kind = _RAISED.get(name)
-    return kind(message) if kind is not None else ProgramError(f"{name}: {message}")
+def _base(lineage: list[str]) -> type[Exception]:
+    """The nearest of Python's own exceptions that a program's exception says it derives from."""
+    return next((_RAISED[name] for name in lineage if name in _RAISED), Exception)
 
 
 class Proxy:
@@ -203,10 +220,10 @@ class Proxy:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return Proxy(self._led_link, f"{self._led_name}.{name}")
+        return self._led_link.attribute(self._led_name, name)
 
     def __instancecheck__(self, instance: object) -> bool:
-        raise Unsupported(f"the tests ask for instances of {self._led_name}")
+        raise self._led_link.failing(Unsupported(f"the tests ask for instances of {self._led_name}"))
 
     def __eq__(self, other: object) -> bool:
         return self is other
@@ -249,14 +266,20 @@ class Handle:
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not name.startswith("_led_"):
-            raise Unsupported(f"the tests set the attribute {name} of an object of the program's")
+            raise self._led_link.failing(
+                Unsupported(f"the tests set the attribute {name} of an object of the program's")
+            )
         object.__setattr__(self, name, value)
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Handle) and other is not self:
-            raise Unsupported("the tests compare two objects of the program's own classes")
+            raise self._led_link.failing(Unsupported("the tests compare two objects of the program's own classes"))
         return self is other
 
+    def _led_ordered(self, other: object) -> bool:
+        raise self._led_link.failing(Unsupported("the tests order objects of the program's own classes"))
+
+    __lt__ = __le__ = __gt__ = __ge__ = _led_ordered
     __hash__ = object.__hash__
 
     def __bool__(self) -> bool:
@@ -291,4 +314,5 @@ class SolutionModule(types.ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return Proxy(self.__dict__["_led_link"], name)
+        link = self.__dict__["_led_link"]
+        return link.exceptions.get(name) or Proxy(link, name)

@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from .proxies import Unsupported
+
 __all__ = ["approx", "arguments_of", "fail", "mark", "raises"]
 
 
@@ -72,13 +74,27 @@ class approx:  # noqa: N801 - pytest's name
         return bool(wanted == given)
 
 
+def main(*_: object, **__: object) -> int:
+    """Nothing: tests are collected without being told."""
+    return 0
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("__"):
+        raise AttributeError(name)
+    raise Unsupported(f"the tests use pytest.{name}, which there is none of in here")
+
+
 def fail(reason: str = "") -> None:
     """As pytest's."""
     raise AssertionError(reason)
 
 
 class _Mark:
-    def parametrize(self, names: str | list[str], values: list[Any]) -> Callable[[Any], Any]:
+    def __getattr__(self, name: str) -> Any:
+        raise Unsupported(f"the tests use pytest.mark.{name}, which there is none of in here")
+
+    def parametrize(self, names: str | list[str], values: list[Any], **_: Any) -> Callable[[Any], Any]:
         listed = [name.strip() for name in names.split(",")] if isinstance(names, str) else list(names)
 
         def mark(function: Any) -> Any:
@@ -93,14 +109,16 @@ class _Mark:
 mark = _Mark()
 
 
-def arguments_of(function: Any) -> Iterator[dict[str, Any]]:
-    """The keyword arguments of each run of a test function.
+def arguments_of(function: Any, given: int = 0) -> Iterator[dict[str, Any]]:
+    """The keyword arguments of each run of a test function, but for the first ``given``.
 
     Raises:
-        TypeError: it asks for fixtures, which there are none of.
+        Unsupported: it asks for fixtures, which there are none of.
     """
     rows = getattr(function, "_led_rows", [{}])
-    asked = set(inspect.signature(function).parameters) - set(rows[0] if rows else {})
+    asked = set(list(inspect.signature(function).parameters)[given:]) - set(rows[0] if rows else {})
     if asked:
-        raise TypeError(f"{function.__name__} asks for the fixtures {', '.join(sorted(asked))}; there are none in here")
+        raise Unsupported(
+            f"{function.__name__} asks for the fixtures {', '.join(sorted(asked))}; there are none in here"
+        )
     yield from rows

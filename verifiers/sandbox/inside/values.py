@@ -9,13 +9,15 @@ quadratic time to build). Only sandboxed processes ``decode``.
 value                 tree
 ====================  ==================================================================
 None, bool, str       null, true, "text"
-int, float, complex   ["i", "-ff"], ["f", "0x1.8p+0" | "nan" | "inf"], ["c", real, imag]
+int                   ["i", "-ff"]; on the wire also 255, as long lists of small ones are common
+float, complex        ["f", "0x1.8p+0" | "nan" | "inf"], ["c", real, imag]
 bytes, bytearray      ["b", "00ff"], ["B", "00ff"]
 list, tuple, deque    ["l", [...]], ["t", [...]], ["q", [...]]
 set, frozenset        ["s", [...]], ["z", [...]]
 dict and its kinds    ["d", [[key, value], …]], ["C", …] (Counter), ["O", …], ["D", …] (defaultdict)
 Decimal, Fraction     ["n", "1.50"], ["r", "-ff", "10"]
 range                 ["R", start, stop, step]
+date, datetime, time  ["y", iso], ["Y", iso], ["m", iso]; timedelta ["e", days, seconds, microseconds]
 iterators             ["g", [...]]: what is left in them, read out
 anything else         ["o", "type's name", "what it looks like"]: equal to nothing
 object of a class     ["h", "its number", "type's name"]: it stays where it is, see ``examiner``
@@ -25,6 +27,7 @@ object of a class     ["h", "its number", "type's name"]: it stays where it is, 
 from __future__ import annotations
 
 import collections
+import datetime
 import decimal
 import fractions
 import itertools
@@ -36,14 +39,18 @@ from typing import Any
 
 __all__ = ["Tree", "Unfit", "check", "decode", "dumps", "encode", "loads", "looks", "same", "shown"]
 
-Tree = Any  # None | bool | str | list[Tree]
+Tree = Any  # None | bool | str | list[Tree]; unchecked also int
 
 DEEPEST = 30
 MOST = 200_000  # values in one tree
 LONGEST = 1 << 20  # bytes of one tree
 _READ_OUT = 10_000  # values taken out of an iterator
+_SMALL = 1 << 53  # ints below it are JSON's own: any reader has them exactly
+_LONGEST_BOUND = 256  # hexadecimal digits of a range's bounds, which are computed with
 
 _SEQUENCES: dict[type, str] = {list: "l", tuple: "t", collections.deque: "q", set: "s", frozenset: "z"}
+_CLOCKS: dict[type, str] = {datetime.date: "y", datetime.datetime: "Y", datetime.time: "m"}
+_CLOCK_KINDS: dict[str, Any] = {tag: kind for kind, tag in _CLOCKS.items()}
 _MAPPINGS: dict[type, str] = {
     dict: "d",
     collections.Counter: "C",
@@ -58,7 +65,8 @@ _ITERATORS: tuple[type, ...] = (
 )  # fmt: skip
 _LISTED = frozenset("ltqszg")  # tags of one list of trees
 _PAIRED = frozenset("dCOD")  # tags of one list of pairs of trees
-_ATOM_SIZES = {"i": 1, "f": 1, "c": 2, "b": 1, "B": 1, "n": 1, "r": 2, "R": 3, "o": 2, "h": 2}
+_ATOM_SIZES = {"i": 1, "f": 1, "c": 2, "b": 1, "B": 1, "n": 1, "r": 2, "R": 3, "o": 2, "h": 2,
+               "y": 1, "Y": 1, "m": 1, "e": 3}  # fmt: skip
 _BRACKETS = {"l": "[]", "t": "()", "s": "{}", "z": ("frozenset({", "})"), "q": ("deque([", "])"), "g": ("<", ">")}
 _NAMES = {"C": "Counter", "O": "OrderedDict", "D": "defaultdict"}
 
@@ -127,7 +135,7 @@ def encode(value: object, opaque: Callable[[object], Tree] | None = None) -> Tre
 
 def _atom(kind: type, value: Any) -> Tree:
     if kind is int:
-        return ["i", format(value, "x")]
+        return value if -_SMALL < value < _SMALL else ["i", format(value, "x")]
     if kind is float:
         return ["f", value.hex()]
     if kind is complex:
@@ -140,6 +148,10 @@ def _atom(kind: type, value: Any) -> Tree:
         return ["r", format(value.numerator, "x"), format(value.denominator, "x")]
     if kind is range:
         return ["R", *(format(part, "x") for part in (value.start, value.stop, value.step))]
+    if kind in _CLOCKS and type(getattr(value, "tzinfo", None)) in (types.NoneType, datetime.timezone):
+        return [_CLOCKS[kind], value.isoformat()]
+    if kind is datetime.timedelta:
+        return ["e", *(format(part, "x") for part in (value.days, value.seconds, value.microseconds))]
     return None
 
 
@@ -156,7 +168,7 @@ def looks(value: object) -> Tree:
 
 
 def check(tree: Tree) -> Tree:
-    """The tree itself in canonical form, the parts of sets and dicts sorted; whoever wrote it.
+    """The tree itself with its atoms in canonical form, whoever wrote it; the order of its parts is kept.
 
     Raises:
         Unfit: it is no tree of a value.
@@ -165,21 +177,21 @@ def check(tree: Tree) -> Tree:
 
 
 def _checked(tree: Tree, depth: int) -> Tree:
-    if depth > DEEPEST + 1:
+    if depth > DEEPEST:
         raise Unfit(f"a value nested deeper than {DEEPEST}")
     if tree is None or type(tree) in (bool, str):
         return tree
+    if type(tree) is int:
+        return ["i", format(tree, "x")]
     if type(tree) is not list or not tree or type(tree[0]) is not str:
         raise Unfit("no plain value")
     tag, rest = tree[0], tree[1:]
     if tag in _LISTED and len(rest) == 1 and type(rest[0]) is list:
-        items = [_checked(item, depth + 1) for item in rest[0]]
-        return [tag, sorted(items, key=_order) if tag in "sz" else items]
+        return [tag, [_checked(item, depth + 1) for item in rest[0]]]
     if tag in _PAIRED and len(rest) == 1 and type(rest[0]) is list:
         if not all(type(pair) is list and len(pair) == 2 for pair in rest[0]):
             raise Unfit("no plain value")
-        pairs = [[_checked(key, depth + 1), _checked(item, depth + 1)] for key, item in rest[0]]
-        return [tag, sorted(pairs, key=_order)]
+        return [tag, [[_checked(key, depth + 1), _checked(item, depth + 1)] for key, item in rest[0]]]
     if len(rest) != _ATOM_SIZES.get(tag) or not all(type(part) is str for part in rest):
         raise Unfit("no plain value")
     try:
@@ -188,17 +200,25 @@ def _checked(tree: Tree, depth: int) -> Tree:
         raise Unfit("no plain value") from None
 
 
-def _order(tree: Tree) -> str:
-    return json.dumps(tree)
-
-
 def _float(text: str) -> str:
-    value = float.fromhex(text)
-    return "0x0.0p+0" if value == 0 else value.hex()  # -0.0 == 0.0
+    return float.fromhex(text).hex()
 
 
 def _int(text: str) -> str:
     return format(int(text, 16), "x")
+
+
+def _range(parts: tuple[str, ...]) -> tuple[str, ...]:
+    if max(map(len, parts)) > _LONGEST_BOUND or int(parts[2], 16) == 0:
+        raise ValueError
+    return tuple(map(_int, parts))
+
+
+def _timedelta(parts: tuple[str, ...]) -> tuple[str, ...]:
+    if max(map(len, parts)) > 20:
+        raise ValueError
+    value = datetime.timedelta(*(int(part, 16) for part in parts))
+    return tuple(format(part, "x") for part in (value.days, value.seconds, value.microseconds))
 
 
 _ATOMS: dict[str, Callable[..., tuple[str, ...]]] = {
@@ -209,58 +229,104 @@ _ATOMS: dict[str, Callable[..., tuple[str, ...]]] = {
     "B": lambda text: (bytes.fromhex(text).hex(),),
     "n": lambda text: (str(decimal.Decimal(text)),),
     "r": lambda over, under: (_int(over), _int(under)),
-    "R": lambda *parts: tuple(map(_int, parts)),
+    "R": lambda *parts: _range(parts),
+    "y": lambda text: (datetime.date.fromisoformat(text).isoformat(),),
+    "Y": lambda text: (datetime.datetime.fromisoformat(text).isoformat(),),
+    "m": lambda text: (datetime.time.fromisoformat(text).isoformat(),),
+    "e": lambda *parts: _timedelta(parts),
     "o": lambda name, seen: (name, seen),
     "h": lambda number, name: (_int(number), name),
 }
 
 
 def same(expected: Tree, got: Tree, tolerance: float | None = None) -> bool:
-    """Whether two checked trees are of the same value: the same types throughout, and NaN is NaN.
+    """Whether two checked trees are of the same value: ``==`` of equal types throughout, and NaN is NaN.
 
     Args:
         expected: What is wanted.
         got: What was returned.
-        tolerance: Numbers may differ by so much, absolutely or relative to ``expected``; and an int then may stand for
-            a float. None asks for equal values of equal type.
+        tolerance: Numbers may differ by so much, absolutely or relative to ``expected``, complex ones part by part; and
+            an int then may stand for a float. None asks for equal values of equal type.
     """
-    if tolerance is None:
-        return bool(expected == got) and not _has_opaque(got)
-    if _number(expected) is not None and _number(got) is not None:
-        return _close(expected, got, tolerance)
-    if type(expected) is not list or type(got) is not list:
-        return type(expected) is type(got) and bool(expected == got)
-    if _has_opaque(got):
+    if _has_opaque(got) or _has_opaque(expected):
         return False
-    return len(expected) == len(got) and all(same(e, g, tolerance) for e, g in zip(expected, got, strict=True))
+    wanted, given = _ordered(expected), _ordered(got)
+    return bool(wanted == given) if tolerance is None else _near(wanted, given, tolerance)
 
 
 def _has_opaque(tree: Tree) -> bool:
     if type(tree) is not list:
         return False
-    return tree[:1] in (["o"], ["h"]) or any(_has_opaque(part) for part in tree)
+    return tree[0] in ("o", "h") if tree[0] not in _LISTED | _PAIRED else any(map(_has_opaque, _flat(tree)))
 
 
-def _number(tree: Tree) -> float | int | None:
-    if type(tree) is not list or len(tree) != 2 or type(tree[1]) is not str:
-        return None
-    if tree[0] == "i":
-        return int(tree[1], 16)
-    return float.fromhex(tree[1]) if tree[0] == "f" else None
+def _flat(tree: Tree) -> Iterator[Tree]:
+    return (part for pair in tree[1] for part in pair) if tree[0] in _PAIRED else iter(tree[1])
 
 
-def _close(expected: Tree, got: Tree, tolerance: float) -> bool:
-    wanted, given = _number(expected), _number(got)
-    assert wanted is not None
-    assert given is not None
-    if expected[0] == got[0] == "i" and wanted == given:
+# A tree as tuples that compare and sort: (0, number, tag), (1, tag) for NaN, (2, text) for other atoms, and
+# (3, tag, parts) with the parts of sets and dicts sorted. Numbers sort by value, so that those within a tolerance of
+# each other come at the same place. Only ever as much work as sorting: nothing is hashed.
+_Ordered = tuple[Any, ...]
+
+
+def _ordered(tree: Tree) -> _Ordered:
+    if type(tree) is not list:
+        return 2, json.dumps(tree)
+    tag = tree[0]
+    if tag in _PAIRED:
+        pairs = [(_ordered(key), _ordered(value)) for key, value in tree[1]]
+        return 3, tag, tuple(pairs if tag == "O" else sorted(pairs))
+    if tag in _LISTED:
+        parts = [_ordered(part) for part in tree[1]]
+        return 3, tag, tuple(sorted(parts) if tag in "sz" else parts)
+    if tag == "c":
+        return 3, tag, (_ordered(["f", tree[1]]), _ordered(["f", tree[2]]))
+    if tag in "if":
+        value = int(tree[1], 16) if tag == "i" else float.fromhex(tree[1])
+        return (0, value, tag) if value == value else (1, tag)
+    if tag in "nR":
+        tree = [tag, *_plainest(tag, tree[1:])]
+    return 2, json.dumps(tree)
+
+
+def _plainest(tag: str, parts: list[str]) -> tuple[str, ...]:
+    """Decimals without their trailing zeros, and ranges by what is in them: 1.50 == 1.5, range(0) == range(2, 1)."""
+    if tag == "n":
+        sign, digits, exponent = decimal.Decimal(parts[0]).as_tuple()
+        if not isinstance(exponent, int):
+            return (parts[0],)
+        text = "".join(map(str, digits))
+        bare = text.rstrip("0")
+        return (str(sign), bare, str(exponent + len(text) - len(bare))) if bare else ("0",)
+    values = range(*(int(part, 16) for part in parts))
+    if not values:
+        return ()
+    first, last = values[0], values[-1]
+    return tuple(map(str, (first,) if first == last else (first, last, values.step)))
+
+
+def _near(wanted: _Ordered, given: _Ordered, tolerance: float) -> bool:
+    if wanted[0] != 3 or given[0] != 3:
+        numbers = wanted[0] == given[0] == 0
+        nans = wanted[0] == given[0] == 1
+        return nans or (_close(wanted[1], given[1], tolerance) if numbers else wanted == given)
+    (_, tag, parts), (_, other, others) = wanted, given
+    if tag != other or len(parts) != len(others):
+        return False
+    if tag in _PAIRED:
+        parts, others = ([part for pair in side for part in pair] for side in (parts, others))
+    return all(_near(one, two, tolerance) for one, two in zip(parts, others, strict=True))
+
+
+def _close(wanted: float, given: float, tolerance: float) -> bool:
+    """Relative to what is wanted: a wrong answer can't widen the tolerance by being large."""
+    if wanted == given:
         return True
     try:
-        if math.isnan(wanted) or math.isnan(given):
-            return math.isnan(wanted) and math.isnan(given)
-        return wanted == given or math.isclose(wanted, given, rel_tol=tolerance, abs_tol=tolerance)
+        return abs(wanted - given) <= max(tolerance, tolerance * abs(wanted)) and not math.isinf(wanted)
     except OverflowError:  # an int beyond the floats
-        return wanted == given
+        return False
 
 
 def shown(tree: Tree, limit: int = 300) -> str:
@@ -309,7 +375,11 @@ def _atom_shown(tree: Tree, limit: int) -> str:
         over, under = (_atom_shown(["i", part], limit) for part in tree[1:])
         return f"Fraction({over}, {under})"
     if tag == "R":
-        return f"range({', '.join(_atom_shown(['i', part], limit) for part in tree[1:])})"
+        return repr(range(*(int(part, 16) for part in tree[1:])))
+    if tag in _CLOCK_KINDS:
+        return repr(_CLOCK_KINDS[tag].fromisoformat(first))
+    if tag == "e":
+        return repr(datetime.timedelta(*(int(part, 16) for part in tree[1:])))
     return f"<{first}: {tree[2]}>" if tag == "o" else f"<an object of class {tree[2]}>"
 
 
@@ -323,7 +393,7 @@ def decode(tree: Tree, opaque: Callable[[Tree], object]) -> Any:
         Unfit: a set or dict of what can't be in one.
     """
     if type(tree) is not list:
-        return tree
+        return tree  # an int, too: arguments come from the trusted side and unchecked
     tag, *parts = tree
     if tag in _LISTED:
         return _made(_MAKE[tag], [decode(item, opaque) for item in parts[0]])
@@ -342,11 +412,13 @@ _MAKE: dict[str, Callable[..., Any]] = {
     "b": bytes.fromhex, "B": bytearray.fromhex,
     "r": lambda over, under: fractions.Fraction(int(over, 16), int(under, 16)),
     "R": lambda *bounds: range(*(int(bound, 16) for bound in bounds)),
+    **{tag: kind.fromisoformat for tag, kind in _CLOCK_KINDS.items()},
+    "e": lambda *parts: datetime.timedelta(*(int(part, 16) for part in parts)),
 }  # fmt: skip
 
 
 def _made(make: Callable[[Any], Any], parts: Any) -> Any:
     try:
         return make(parts)
-    except (TypeError, ValueError, ZeroDivisionError) as error:
+    except (ArithmeticError, TypeError, ValueError) as error:
         raise Unfit(f"no plain value: {error}") from None
