@@ -1,32 +1,31 @@
-"""Verdicts on many answers that exist already: read as a stream, judged in threads, given out in their order.
+"""Verdicts on many answers that exist already: read as a stream, judged by a verifier pool, given out in their order.
 
 This file knows answers, verifiers and order. It does not print.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from led_agent.errors import MachineError, PluginError, UsageError, boundary
-from led_agent.judging import judge, verifier_name
+from led_agent.errors import MachineError, UsageError
+from led_agent.judging import batch_limit, compares, verifier_name
 from led_agent.problems import BadLine
 from led_agent.protocols import Verifier
 from led_agent.types import Branch, Problem, Verdict
+from led_agent.verifier_pool import VerifierPool
 
 __all__ = ["Answer", "Bulk", "Row", "count_lines", "read_answers", "wilson"]
 
-Pair = tuple[Problem, Branch]
 Row = dict[str, Any]
-_AHEAD = 4  # times as many verdicts as threads are asked for before the first is waited for
+_AHEAD = 4  # times as many verdicts as calls at a time are asked for before the first is waited for
 _Z = 1.959963984540054  # 95 %
 
 
@@ -94,22 +93,26 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
 
 @dataclass
 class _Asked:
-    """One answer to one verifier, and the verdict that is under way; None where it waits for its siblings."""
+    """One answer to one verifier, and the verdict that is under way."""
 
-    pair: Pair
-    verifier: Verifier
-    verdict: Future[Verdict] | None
+    problem: str
+    verifier: str
+    verdict: Future[tuple[Verdict, ...]]
 
 
 class Bulk:
-    """Judges answers by verifiers.
+    """Judges answers by verifiers, through a verifier pool.
 
     Args:
         problems: By their keys.
         verifiers: Those to ask about a problem.
-        concurrency: Threads.
+        concurrency: Calls of verifiers under way at a time.
+        seconds: Wall-clock limit of one call; None is none.
         done: How often each (problem's key, verifier's name) has been judged before: so many answers are passed over,
             the first ones. As verdicts are given out in the answers' order, these are the ones that were judged.
+
+    Raises:
+        UsageError: a concurrency below 1, or a limit that is no positive number.
     """
 
     def __init__(
@@ -118,23 +121,26 @@ class Bulk:
         verifiers: Callable[[Problem], Sequence[Verifier]],
         *,
         concurrency: int,
+        seconds: float | None = None,
         done: Mapping[tuple[str, str], int] | None = None,
     ) -> None:
-        if concurrency < 1:
-            raise UsageError(f"concurrency is {concurrency}; at least 1 is needed")
-        self._problems, self._verifiers, self._concurrency = problems, verifiers, concurrency
+        self._problems, self._verifiers = problems, verifiers
+        self._pool = VerifierPool(concurrency, seconds)
         self._done = Counter(dict(done or {}))
         self._checked: dict[tuple[int, str], str | None] = {}
-        self._together: dict[int, tuple[Verifier, dict[str, list[Pair]]]] = {}
+        self._together: dict[int, tuple[Verifier, dict[str, list[Branch]]]] = {}
         self._window: deque[_Asked] = deque()  # under way, in the answers' order
+        self._under_way: Counter[str] = Counter()  # by problem
+        self._most = _AHEAD * concurrency  # of the window
         self._stopping = threading.Event()
 
     def stop(self) -> None:
         """Judge no more answers; those under way are still given out. From any thread or signal handler."""
         self._stopping.set()
-        for one in list(self._window):  # now: a thread that comes free would begin with the next
-            if one.verdict is not None:
-                one.verdict.cancel()
+        # In a thread, as a handler may have interrupted this one while it held the pool's lock.
+        closing = threading.Thread(target=self._pool.close, daemon=True)
+        closing.start()
+        closing.join(timeout=1)
 
     @property
     def stopped(self) -> bool:
@@ -147,73 +153,56 @@ class Bulk:
         Raises:
             MachineError, ModelError: a verifier can't be used at all.
         """
-        pool = ThreadPoolExecutor(max_workers=self._concurrency, thread_name_prefix="led-verify")
         try:
-            for chunk in self._chunks(answers):
-                self._window.extend(self._begin(pool, chunk))
-                while len(self._window) > _AHEAD * self._concurrency:
+            for answer in answers:
+                if self.stopped:
+                    break
+                self._begin(answer)
+                while len(self._window) > self._most:
                     yield from self._finish()
             while self._window:
                 yield from self._finish()
             if not self.stopped:
                 yield from self._compare()
         finally:
-            pool.shutdown(wait=not self.stopped, cancel_futures=True)
+            self._pool.close()
 
-    def _chunks(self, answers: Iterator[Answer]) -> Iterator[list[tuple[Pair, Verifier]]]:
-        """What to ask next: of a batch's size where a verifier takes batches."""
-        chunk: list[tuple[Pair, Verifier]] = []
-        count = largest = 0
-        for answer in answers:
-            if self.stopped:
-                return
-            problem = self._problems[answer.id]
-            for verifier in self._verifiers(problem):
-                key = (problem.key, verifier_name(verifier))
-                if callable(getattr(verifier, "together", None)):
-                    groups = self._together.setdefault(id(verifier), (verifier, {}))[1]
-                    groups.setdefault(problem.key, []).append((problem, Branch(text=answer.text)))
-                elif self._done[key]:
-                    self._done[key] -= 1
-                else:
-                    chunk.append(((problem, Branch(text=answer.text)), verifier))
-                    largest = max(largest, _batch_size(verifier))
-            count += 1
-            if chunk and count >= largest:
-                yield chunk
-                chunk, count, largest = [], 0, 0
-        if chunk and not self.stopped:
-            yield chunk
-
-    def _begin(self, pool: ThreadPoolExecutor, chunk: list[tuple[Pair, Verifier]]) -> list[_Asked]:
-        asked = [_Asked(pair, verifier, None) for pair, verifier in chunk]
-        waiting: dict[int, list[_Asked]] = {}
-        for one in asked:
-            fault = self._fault(one.verifier, one.pair[0])
-            if fault is not None:
-                one.verdict = Future()
-                one.verdict.set_result(Verdict(status="error", reason=fault, verifier=verifier_name(one.verifier)))
+    def _begin(self, answer: Answer) -> None:
+        problem = self._problems[answer.id]
+        branch = Branch(id=str(answer.line), text=answer.text)
+        for verifier in self._verifiers(problem):
+            name = verifier_name(verifier)
+            if compares(verifier):
+                groups = self._together.setdefault(id(verifier), (verifier, {}))[1]
+                groups.setdefault(problem.key, []).append(branch)
+            elif self._done[problem.key, name]:
+                self._done[problem.key, name] -= 1
             else:
-                waiting.setdefault(id(one.verifier), []).append(one)
-        for group in waiting.values():
-            size = _batch_size(group[0].verifier)
-            for at in range(0, len(group), size):
-                part = group[at : at + size]
-                futures = submit(pool, part[0].verifier, [one.pair for one in part])
-                for one, future in zip(part, futures, strict=True):
-                    one.verdict = future
-        return asked
+                self._window.append(_Asked(problem.key, name, self._ask(verifier, problem, branch)))
+                self._under_way[problem.key] += 1
+                self._most = max(self._most, 2 * (batch_limit(verifier) or 1))
+
+    def _ask(self, verifier: Verifier, problem: Problem, branch: Branch) -> Future[tuple[Verdict, ...]]:
+        fault = self._fault(verifier, problem)
+        if fault is None:
+            return self._pool.submit([verifier], problem, branch)
+        refused: Future[tuple[Verdict, ...]] = Future()
+        refused.set_result((Verdict(status="error", reason=fault, verifier=verifier_name(verifier)),))
+        return refused
 
     def _finish(self) -> Iterator[Row]:
         """The first of the window. After a stop what had not begun is dropped, and all behind it, for the order."""
         one = self._window.popleft()
-        assert one.verdict is not None
         try:
-            verdict = one.verdict.result()
+            verdict = one.verdict.result()[0]
         except CancelledError:
             self._window.clear()
-        else:
-            yield _row(one.pair[0].key, verifier_name(one.verifier), verdict)
+            return
+        self._under_way[one.problem] -= 1
+        if not self._under_way[one.problem]:  # nobody asks again: so that a big file takes no more than a small one
+            del self._under_way[one.problem]
+            self._pool.forget(one.problem)
+        yield _row(one.problem, one.verifier, verdict)
 
     def _fault(self, verifier: Verifier, problem: Problem) -> str | None:
         """What is wrong with a problem in a verifier's eyes, asked once. What is wrong with the verifier is raised."""
@@ -232,71 +221,18 @@ class Bulk:
     def _compare(self) -> Iterator[Row]:
         for verifier, groups in self._together.values():
             name = verifier_name(verifier)
-            for key, pairs in groups.items():
+            for key, branches in groups.items():
                 seen = self._done[key, name]
-                if seen >= len(pairs):
+                if seen >= len(branches):
                     continue
                 if self.stopped:
                     return
-                compare = functools.partial(verifier.together, pairs[0][0])  # type: ignore[attr-defined]
-                verdicts = _several(name, compare, [branch for _, branch in pairs], pairs)
+                try:
+                    verdicts = self._pool.compare(verifier, self._problems[key], branches).result()
+                except CancelledError:
+                    return
+                self._pool.forget(key)
                 yield from (_row(key, name, verdict) for verdict in verdicts[seen:])
-
-
-def submit(pool: ThreadPoolExecutor, verifier: Verifier, pairs: Sequence[Pair]) -> list[Future[Verdict]]:
-    """A verdict to come for each pair: of one call of ``batch`` where the verifier has it, else of a call each."""
-    batch = getattr(verifier, "batch", None)
-    if not callable(batch):
-        return [pool.submit(_one, verifier, pair) for pair in pairs]
-    futures: list[Future[Verdict]] = [Future() for _ in pairs]
-
-    def work() -> None:
-        # Those that were cancelled meanwhile are computed with the others, and dropped.
-        wanted = [future.set_running_or_notify_cancel() for future in futures]
-        if any(wanted):
-            verdicts = _several(verifier_name(verifier), batch, list(pairs), pairs)
-            for future, verdict, alive in zip(futures, verdicts, wanted, strict=True):
-                if alive:
-                    future.set_result(verdict)
-
-    pool.submit(work)
-    return futures
-
-
-def _one(verifier: Verifier, pair: Pair) -> Verdict:
-    return judge([verifier], *pair)[0]
-
-
-class _Said:
-    """A verifier that has spoken already, so that what it said is read as any verifier's word is."""
-
-    def __init__(self, name: str, said: Any) -> None:
-        self.name, self._said = name, said
-
-    def __call__(self, problem: Problem, branch: Branch, /) -> Any:
-        return self._said
-
-
-def _several(
-    name: str, call: Callable[[Sequence[Any]], Any], given: Sequence[Any], pairs: Sequence[Pair]
-) -> list[Verdict]:
-    """The verdicts of one call on all pairs; what it raises is each one's error."""
-    try:
-        with boundary(f"verifier {name}"):
-            said = list(call(given))
-        fault = (
-            f"verifier {name} returned {len(said)} verdicts on {len(pairs)} answers" if len(said) != len(pairs) else ""
-        )
-    except PluginError as error:
-        said, fault = [], str(error)
-    if fault:
-        said = [Verdict(status="error", reason=fault)] * len(pairs)
-    return [judge([_Said(name, value)], *pair)[0] for value, pair in zip(said, pairs, strict=True)]
-
-
-def _batch_size(verifier: Verifier) -> int:
-    size = getattr(verifier, "batch_size", 1)
-    return size if isinstance(size, int) and size > 0 and callable(getattr(verifier, "batch", None)) else 1
 
 
 def _row(problem: str, verifier: str, verdict: Verdict) -> Row:

@@ -225,7 +225,9 @@ def test_batches_are_asked_as_batches_and_rows_keep_the_order():
 
     answers = [Answer("ab"[i % 2], f"0.{i}") for i in range(1, 11)]
     found = judged([plain, verifier], answers)
-    assert sorted(verifier.sizes) == [2, 4, 4]
+    assert sum(verifier.sizes) == len(answers)
+    assert len(verifier.sizes) < len(answers)
+    assert max(verifier.sizes) <= 4
     assert [row for row in found if row[1] == "batched"] == [
         (a.id, "batched", "abstained", float(a.text)) for a in answers
     ]

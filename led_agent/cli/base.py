@@ -36,8 +36,8 @@ def stopping(stop: Callable[[], None]) -> Iterator[None]:
 
     def ask(_signal: int, _frame: object) -> None:
         signal.signal(signal.SIGINT, before)
-        stderr.print("stopping; press Ctrl-C again to leave at once")
         stop()
+        stderr.print("stopping; press Ctrl-C again to leave at once")
 
     before = signal.signal(signal.SIGINT, ask)
     try:
