@@ -30,12 +30,19 @@ _SPELLINGS = (
     (re.compile(r"\\left|\\right|(?<!\\)\\[,;!()\[\]]|\$|`|\*\*"), " "),
 )
 _TAGGED = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL | re.IGNORECASE)
-# Digits, signs and brackets; "- 5" may be a bullet, "-5" is not. Decimal points and powers belong to no answer, but
-# to the run: without them, what remains of "1.5+3" would be another expression.
-_RUN = re.compile(r"(?:[-−–](?=[\d(\[])|\.(?=\d))?[\d(\[](?:[\d\s+*/×÷·∗⋅−–()\[\]^-]|\.(?=\d))*")
+# Digits, signs and brackets; "- 5" may be a bullet, "-5" is not. Decimal points, powers, remainders, factorials (not
+# the end of a sentence) and letters that touch belong to no answer, but to the run: without them, what remains of
+# "1.5+3" or "sqrt(16)+4" would be another expression.
+_RUN = re.compile(
+    r"(?:(?<!\w)(?=\w*[^\W_])\w+(?=[(\[])|(?<!\w)(?=\w*(?:[^\W\d_]|\d_))\w*\d(?=\s*[+*/×÷·∗⋅−–^-])"
+    r"|(?:[-−–](?=[\d(\[])|\.(?=\d))?[\d(\[])"
+    r"(?:[\d\s+*/×÷·∗⋅−–()\[\]^%⁰¹²³⁴-⁹-]|\.(?=\d)|!(?=!*\s*[-+*/×÷·∗⋅−–=)\]^]))*"
+)
 _LOOSE = "+-*/×÷·∗⋅−–([ \t"  # at the end of a run: a dash or a bracket of the sentence
 _SIGNED = re.compile(r"[+*/×÷·∗⋅−–-]")
 _NO_PUZZLE = "the problem is no Countdown puzzle: no target and numbers are found in it"
+_TOLD = 200  # characters of one value in a reason
+_LARGEST = 10**100  # far above any puzzle's number, and a size that every reason can name
 _READ = 20_000  # characters from the end: an answer is not longer
 
 
@@ -131,14 +138,24 @@ def _puzzle(problem: Problem) -> Puzzle | None:
     target: Any = problem.metadata.get("target")
     if numbers is None or target is None:
         return read_puzzle(problem.text)
-    whole = isinstance(numbers, list | tuple) and all(type(n) is int for n in (*numbers, target))
+    whole = isinstance(numbers, list | tuple) and all(type(n) is int and abs(n) < _LARGEST for n in (*numbers, target))
     if not whole or not numbers:
         raise ValueError(
-            f"metadata has numbers {numbers!r} and target {target!r}; a list of whole numbers and a whole number are "
-            "allowed"
+            f"metadata has numbers {_told(numbers)} and target {_told(target)}; a list of whole numbers and a whole "
+            "number are allowed, of at most 100 digits each"
         )
     return Puzzle(tuple(numbers), target)
 
 
 def _listed(numbers: tuple[int, ...]) -> str:
-    return ", ".join(map(str, sorted(numbers)))
+    listed = ", ".join(map(str, sorted(numbers)))
+    return listed if len(listed) <= _TOLD else f"{listed[:_TOLD]}… ({len(numbers)} numbers)"
+
+
+def _told(value: object) -> str:
+    """What a record may hold, in a line of limited length."""
+    try:
+        told = repr(value)
+    except ValueError:  # Python writes no whole number of more than 4300 digits
+        told = f"a {type(value).__name__} with too many digits to be written"
+    return told if len(told) <= _TOLD else f"{told[:_TOLD]}…"

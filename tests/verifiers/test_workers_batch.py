@@ -93,10 +93,10 @@ def test_a_batch_is_computed_by_as_many_workers_as_there_are(pool, tmp_path):
         for fifo in go:
             Path(fifo).write_text("go")
 
-    thread = threading.Thread(target=release)
+    thread = threading.Thread(target=release, daemon=True)  # a failure must not wait for it
     thread.start()
     outcomes = pool.batch([{"do": "wait", "begun": begun[n], "go": go[n]} for n in range(2)], LONG)
-    thread.join()
+    thread.join(LONG)
     assert len({one.reply["pid"] for one in outcomes}) == 2
 
 
