@@ -151,8 +151,10 @@ def test_what_is_shown_is_what_python_shows_or_the_beginning_of_it(value):
 
 
 @pytest.mark.parametrize(
-    "value", [(), (1,), set(), {1}, frozenset(), frozenset({1}), {}, {"a": [None]}, [1.5, "é'", b"\0"], range(3),
-              range(1, 9, 2),               -0.0, 1e300, 2j, bytearray(b"x"), Fraction(1, 2), datetime.timedelta(1), collections.deque([1])],
+    "value", [(), (1,), set(),
+              {1}, frozenset(), frozenset({1}), {}, {"a": [None]}, [1.5, "é'", b"\0"], range(3),
+              range(1, 9, 2),               -0.0, 1e300, 2j, bytearray(b"x"), Fraction(1, 2),
+              datetime.timedelta(1), collections.deque([1])],
 )  # fmt: skip
 def test_values_are_shown_as_python_shows_them(value):
     assert shown(tree_of(value)) == repr(value)
