@@ -75,7 +75,8 @@ def programs_in(text: str, names: Iterable[str], prompt: str = "") -> tuple[str,
     if len(ordered) > 1:
         found.append("\n".join(ordered))
     if python:
-        found.append(final[python[0].begin : python[-1].end].partition("\n")[2].rpartition("\n")[0])
+        last = max(fence.start() for fence in _FENCE.finditer(final))  # a fence before it may stand in a string
+        found.append(final[python[0].begin : last].partition("\n")[2])
     distinct = dict.fromkeys(reading[:_LONGEST] for reading in found if reading.strip())
     return tuple(distinct)[:_READINGS]
 

@@ -348,14 +348,16 @@ def _written(tree: Tree, limit: int) -> Iterator[str]:
         yield _atom_shown(tree, limit)
         return
     opened, closed = (f"{_NAMES[tag]}({{", "})") if tag in _NAMES else _BRACKETS.get(tag, "{}")
-    yield "set(" if tag == "s" and not items else opened
+    if tag in "sz" and not items:
+        opened, closed = ("set(" if tag == "s" else "frozenset("), ")"
+    yield opened
     for at, item in enumerate(items):
         yield ", " if at else ""
         if tag in _PAIRED:
             yield from _written(item[0], limit)
             yield ": "
         yield from _written(item[1] if tag in _PAIRED else item, limit)
-    yield ")" if tag == "s" and not items else ",)" if tag == "t" and len(items) == 1 else closed
+    yield ",)" if tag == "t" and len(items) == 1 else closed
 
 
 def _atom_shown(tree: Tree, limit: int) -> str:
