@@ -21,7 +21,7 @@ from typing import Any
 from . import pytest_shim
 from .asserts import Report
 from .candidate import RESULT
-from .proxies import Gone, Link, Missing, Proxy, SolutionModule, Stub, Unsupported
+from .proxies import Gone, Link, Missing, Proxy, SolutionModule, Stop, Stub, Unsupported
 from .values import dumps
 
 __all__ = ["main"]
@@ -32,17 +32,15 @@ Job = dict[str, Any]
 def main(job: Job) -> None:
     """Run a job of kind "examine" and write one line to the result pipe."""
     report = Report(partial=job["partial"])
+    outcome: dict[str, Any] = {}
     try:
         outcome = _examine(job, report)
-    except Unsupported as error:
-        outcome = {"unsupported": str(error)}
-    except Missing as error:
-        outcome = {"missing": str(error)}
-    except Gone as error:
-        outcome = {"gone": str(error)}
     except BaseException as error:  # noqa: BLE001 - a failing test, or one that is itself at fault
-        report.note(error)
-        outcome = {}
+        if not isinstance(error, Stop):
+            report.note(error)
+    if Stop.first is not None:
+        kinds = {Unsupported: "unsupported", Missing: "missing", Gone: "gone"}
+        outcome = {kinds[type(Stop.first)]: str(Stop.first)}
     outcome.update(report.row())
     os.write(RESULT, dumps({"nonce": job["nonce"], **outcome}))
 
@@ -67,6 +65,7 @@ def _examine(job: Job, report: Report) -> dict[str, Any]:
     sys.modules["pytest"] = pytest_shim
     exec(compile(report.rewritten(tree), "<tests>", "exec"), namespace)
     _run_collected(namespace, entry, link, report)
+    link.nothing_unasked()
     return {}
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import builtins
 import collections
 import os
+import select
 import types
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 from .candidate import LINK
 from .values import LONGEST, Tree, Unfit, check, decode, dumps, encode, loads
@@ -25,6 +26,7 @@ __all__ = [
     "ProgramError",
     "Proxy",
     "SolutionModule",
+    "Stop",
     "Stub",
     "Unsupported",
 ]
@@ -42,15 +44,25 @@ _RAISED = {
 }
 
 
-class Unsupported(BaseException):
+class Stop(BaseException):
+    """The tests can't go on. The first is kept: a bare ``except`` in the tests does not make it unsaid."""
+
+    first: ClassVar[Stop | None] = None
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        Stop.first = Stop.first or self
+
+
+class Unsupported(Stop):
     """The tests do with the program what can't be done from another process; the message says what."""
 
 
-class Gone(BaseException):
+class Gone(Stop):
     """The program ended, or broke the protocol, in the middle of the tests."""
 
 
-class Missing(BaseException):
+class Missing(Stop):
     """The program has no function or class of that name."""
 
 
@@ -63,13 +75,18 @@ class Link:
 
     def __init__(self) -> None:
         self.calls = 0
-        self._lines = open(LINK, "rb", closefd=False)  # noqa: SIM115 - a descriptor, for as long as we live
+        self._unread = bytearray()
+        self._poll = select.poll()
+        self._poll.register(LINK, select.POLLIN)
 
     def hello(self) -> dict[str, Any]:
         return self._read()
 
     def call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return self._called(["call", name], name, args, kwargs)
+        value = self._called(["call", name], name, args, kwargs)
+        if isinstance(value, Handle):
+            value._led_made = value._led_tree[2] == name.rpartition(".")[2]
+        return value
 
     def method(self, number: int, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return self._called(["method", number, name], name, args, kwargs)
@@ -124,7 +141,17 @@ class Link:
         except Unfit:
             raise Gone("broke the protocol") from None
 
+    def nothing_unasked(self) -> None:
+        """Refuse what it wrote before it was asked: then every answer would be the next question's.
+
+        Raises:
+            Gone: it did.
+        """
+        if self._unread or (self._poll.poll(0) and self._more()):
+            raise Gone("broke the protocol: it answered before it was asked")
+
     def _ask(self, question: Tree) -> dict[str, Any]:
+        self.nothing_unasked()
         try:
             left = memoryview(dumps(question))
             while left:
@@ -134,12 +161,15 @@ class Link:
         return self._read()
 
     def _read(self) -> dict[str, Any]:
-        try:
-            line = self._lines.readline(LONGEST)
-        except OSError:
-            line = b""
-        if not line:
-            raise Gone("ended before the tests did")
+        searched = 0
+        while (end := self._unread.find(b"\n", searched)) < 0:
+            searched = len(self._unread)
+            if searched > 2 * LONGEST:
+                raise Gone("broke the protocol")
+            if not self._more():
+                raise Gone("ended before the tests did")
+        line = bytes(self._unread[: end + 1])
+        del self._unread[: end + 1]
         try:
             said = loads(line)
         except Unfit:
@@ -147,6 +177,15 @@ class Link:
         if type(said) is not dict:
             raise Gone("broke the protocol")
         return said
+
+    def _more(self) -> bool:
+        """Wait for more; False where its end is closed."""
+        try:
+            part = os.read(LINK, 1 << 16)
+        except OSError:
+            part = b""
+        self._unread += part
+        return bool(part)
 
 
 class Stub(Link):
@@ -158,6 +197,9 @@ class Stub(Link):
 
     def hello(self) -> dict[str, Any]:
         return {"loaded": True, "names": []}
+
+    def nothing_unasked(self) -> None:
+        pass
 
     def _ask(self, question: Tree) -> dict[str, Any]:
         return {}
@@ -235,12 +277,14 @@ class Opaque:
 class Handle:
     """An object that stays in the program's process; its methods and attributes are asked for over there.
 
-    No operator that says yes or no is: ``==``, ``<`` or ``in`` of the program's own would pass any test.
+    No operator that says yes or no is: ``==``, ``<`` or ``in`` of the program's own would pass any test. Nor is any
+    that would tell the program a value of the tests, as in ``abs(f(x) - 2.5) < 1e-6``: it could answer 0 to each.
     """
 
     def __init__(self, link: Link, tree: Tree) -> None:
         self._led_link, self._led_tree = link, tree
         self._led_number = int(tree[1], 16)
+        self._led_made = False  # whether tests made it themselves, by calling the class
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -269,6 +313,18 @@ class Handle:
         return f"<an object of class {self._led_tree[2]}>"
 
 
+def _between_objects(name: str, sign: str) -> Callable[..., Any]:
+    def forward(self: Handle, other: Any) -> Any:
+        if not isinstance(other, Handle):
+            told = f"the tests compute {sign} of an object of the program's and a value of their own"
+            if self._led_made:
+                raise Unsupported(told)
+            raise TypeError(told)  # a function returned it, where a plain value was wanted
+        return self._led_link.method(self._led_number, name, (other,), {})
+
+    return forward
+
+
 def _forwarding(name: str) -> Callable[..., Any]:
     def forward(self: Handle, *args: Any) -> Any:
         return self._led_link.method(self._led_number, name, args, {})
@@ -276,9 +332,10 @@ def _forwarding(name: str) -> Callable[..., Any]:
     return forward
 
 
-_FORWARDED = "call len getitem setitem delitem str int float abs neg next enter exit add radd sub rsub mul rmul truediv"
-for _name in f"{_FORWARDED} floordiv mod pow matmul".split():
+for _name in "call len getitem setitem delitem str int float abs neg next enter exit".split():
     setattr(Handle, f"__{_name}__", _forwarding(f"__{_name}__"))
+for _name in "add radd sub rsub mul rmul truediv floordiv mod pow matmul".split():
+    setattr(Handle, f"__{_name}__", _between_objects(f"__{_name}__", _name))
 
 
 class SolutionModule(types.ModuleType):
