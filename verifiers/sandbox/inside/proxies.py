@@ -332,9 +332,23 @@ def _forwarding(name: str) -> Callable[..., Any]:
     return forward
 
 
-for _name in "call len getitem setitem delitem str int float abs neg next enter exit".split():
+for _name in (
+    "call",
+    "len",
+    "getitem",
+    "setitem",
+    "delitem",
+    "str",
+    "int",
+    "float",
+    "abs",
+    "neg",
+    "next",
+    "enter",
+    "exit",
+):
     setattr(Handle, f"__{_name}__", _forwarding(f"__{_name}__"))
-for _name in "add radd sub rsub mul rmul truediv floordiv mod pow matmul".split():
+for _name in ("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "floordiv", "mod", "pow", "matmul"):
     setattr(Handle, f"__{_name}__", _between_objects(f"__{_name}__", _name))
 
 
