@@ -229,7 +229,12 @@ class _Runner:
         if called.missing is not None:
             return _no_such(called.missing)
         verdicts = [self._compared(case, called, at) for at, case in enumerate(cases)]
-        return self._counted([(case.shown, told) for case, told in zip(cases, verdicts, strict=True)], called.outcome)
+        told = [(case.shown, why) for case, why in zip(cases, verdicts, strict=True)]
+        if called.malformed or called.outcome.why != "ended":  # all answers, and more than them
+            ended = _ended(called.outcome, self.limits) if called.outcome.why != "ended" else None
+            label, why = told[-1]
+            told[-1] = (label, why or f"{ended or 'it wrote what is no result'} besides")
+        return self._counted(told, called.outcome)
 
     def _compared(self, case: CallCase, called: Called, at: int) -> str | None:
         """Why a case fails, or None."""
@@ -382,6 +387,7 @@ def _ended(outcome: Outcome, limits: Limits) -> str | None:
         "timeout": f"was not done within {limits.seconds:g} s",
         "output": f"wrote more than {limits.output_bytes} bytes",
         "threads": f"started more than {limits.threads} threads",
+        "files": f"made more than {limits.files} files",
         "crashed": f"crashed (signal {outcome.signal})",
         "cancelled": "was ended",
         "ended": "ended without a result",

@@ -301,7 +301,7 @@ def _standing(outcome: Outcome) -> Outcome:
         Broken: they did not, or its process never got so far.
     """
     first, rest = outcome.result[:1], outcome.result[1:]
-    if first == b"+" or (not first and outcome.why == "cancelled"):
+    if first == b"+":
         return dataclasses.replace(outcome, result=rest)
     told = rest[:300].decode(errors="replace") if first == b"-" else f"it {outcome.why} before"
     raise Broken(f"the sandbox could not be entered: {told}")

@@ -26,7 +26,7 @@ from led_agent.verifiers.sandbox.tiers import Role, Tier, command
 
 __all__ = ["Broken", "Limits", "Outcome", "Zygote"]
 
-Why = Literal["ended", "crashed", "timeout", "output", "threads", "cancelled"]
+Why = Literal["ended", "crashed", "timeout", "output", "threads", "files", "cancelled"]
 _START = 60.0  # seconds for Python to start and import, on a machine that is busy
 _GRACE = 10.0  # seconds after a run's limit until the zygote itself counts as stuck
 _CHUNK = 1 << 18
@@ -47,6 +47,7 @@ class Limits:
         open_files: Open files.
         output_bytes: Bytes of standard output, and of results.
         threads: Threads that run at a time; looked at every 20 ms.
+        files: Files and folders in the scratch folder at a time; looked at every 20 ms.
     """
 
     seconds: float = 4.0
@@ -55,6 +56,7 @@ class Limits:
     open_files: int = 64
     output_bytes: int = 1 << 20
     threads: int = 64
+    files: int = 2000
 
 
 @dataclass(frozen=True)
@@ -150,15 +152,18 @@ class Zygote:
         Raises:
             Broken: the zygote is gone.
         """
-        body = json.dumps({**job, **vars(limits)}).encode()
+        # The zygote reads the limits only. What is run is read by the process that runs it, so that nothing of it is
+        # left in memory that later programs inherit.
+        body = json.dumps(job).encode()
+        asked = json.dumps({"kind": job["kind"], **vars(limits), "body": len(body)}).encode()
         self.runs += 1
         try:
-            head = struct.pack(">I", len(body))
+            head = struct.pack(">I", len(asked))
             if link is None:
-                self._control.sendall(head + body)
+                self._control.sendall(head + asked + body)
             else:
                 socket.send_fds(self._control, [head], [link.fileno()])
-                self._control.sendall(body)
+                self._control.sendall(asked + body)
         except OSError as error:
             raise Broken(f"the sandbox takes no request: {error.strerror}") from None
 

@@ -22,34 +22,27 @@ from typing import Any
 from . import pytest_shim
 from .asserts import Report
 from .candidate import RESULT
-from .proxies import Gone, Link, Missing, Proxy, SolutionModule, Stub, Unsupported
+from .proxies import Gone, Link, Missing, Proxy, SolutionModule, Stop, Stub, Unsupported
 from .values import dumps
 
 __all__ = ["main"]
 
 Job = dict[str, Any]
-_ENDS: dict[str, type[BaseException]] = {"unsupported": Unsupported, "missing": Missing, "gone": Gone}
+_ENDS: dict[type[Stop], str] = {Unsupported: "unsupported", Missing: "missing", Gone: "gone"}
 
 
 def main(job: Job) -> None:
     """Run a job of kind "examine" and write one line to the result pipe."""
     report = Report(partial=job["partial"])
-    link: Link | None = None
     outcome: dict[str, Any] = {}
     try:
         link = Link() if job["stub"] is None else Stub(job["stub"])
         outcome = _examine(job, report, link)
     except BaseException as error:  # noqa: BLE001 - a failing test, or one that is itself at fault
-        ended: BaseException | None = error
-    else:
-        ended = None
-    # An `except:` of the tests may have taken what is no matter of theirs.
-    ended = link.fault if link is not None and link.fault is not None else ended
-    kind = next((name for name, kind in _ENDS.items() if isinstance(ended, kind)), None)
-    if kind is not None:
-        outcome = {kind: str(ended)}
-    elif ended is not None:
-        report.note(ended)
+        if not isinstance(error, Stop):
+            report.note(error)
+    if Stop.first is not None:
+        outcome = {_ENDS[type(Stop.first)]: str(Stop.first)}
     outcome.update(report.row())
     os.write(RESULT, dumps({"nonce": job["nonce"], **outcome}))
 
@@ -80,6 +73,7 @@ def _examine(job: Job, report: Report, link: Link) -> dict[str, Any]:
         if error.code not in (None, 0):
             raise
     _run_collected(namespace, entry if own_check else None, report, own_check=own_check)
+    link.nothing_unasked()
     return {}
 
 
@@ -212,7 +206,7 @@ class _Counting(unittest.TestResult):
         self._failed(test, AssertionError("unexpected success"))
 
     def _failed(self, test: Any, error: BaseException) -> None:
-        if isinstance(error, tuple(_ENDS.values())):
+        if isinstance(error, Stop):
             self.stop()  # the link knows
         told = str(error).strip().partition("\n")[0]
         self._report.counted(self._name or str(test), f"{type(error).__name__}: {told}")

@@ -9,9 +9,10 @@ from __future__ import annotations
 import builtins
 import collections
 import os
+import select
 import types
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 from .candidate import LINK
 from .values import LONGEST, Tree, Unfit, check, decode, dumps, encode, loads
@@ -25,6 +26,7 @@ __all__ = [
     "ProgramError",
     "Proxy",
     "SolutionModule",
+    "Stop",
     "Stub",
     "Unsupported",
 ]
@@ -42,15 +44,25 @@ _RAISED = {
 }
 
 
-class Unsupported(BaseException):
+class Stop(BaseException):
+    """The tests can't go on. The first is kept: a bare ``except`` in the tests does not make it unsaid."""
+
+    first: ClassVar[Stop | None] = None
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        Stop.first = Stop.first or self
+
+
+class Unsupported(Stop):
     """The tests do with the program what can't be done from another process; the message says what."""
 
 
-class Gone(BaseException):
+class Gone(Stop):
     """The program ended, or broke the protocol, in the middle of the tests."""
 
 
-class Missing(BaseException):
+class Missing(Stop):
     """The program has no function or class of that name."""
 
 
@@ -63,9 +75,10 @@ class Link:
 
     def __init__(self) -> None:
         self.calls = 0
-        self.fault: BaseException | None = None  # what ended it, whatever an `except:` of the tests made of that
         self.exceptions: dict[str, type[Exception]] = {}  # of the program
-        self._lines = open(LINK, "rb", closefd=False)  # noqa: SIM115 - a descriptor, for as long as we live
+        self._unread = bytearray()
+        self._poll = select.poll()
+        self._poll.register(LINK, select.POLLIN)
 
     def hello(self) -> dict[str, Any]:
         said = self._read()
@@ -74,13 +87,11 @@ class Link:
                 self.exceptions[row[0]] = type(row[0], (_base(row[1:]),), {})
         return said
 
-    def failing(self, error: BaseException) -> BaseException:
-        """An error that is the verdict, to be raised."""
-        self.fault = self.fault or error
-        return error
-
     def call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return self._called(["call", name], name, args, kwargs)
+        value = self._called(["call", name], name, args, kwargs)
+        if isinstance(value, Handle):
+            value._led_made = value._led_tree[2] == name.rpartition(".")[2]
+        return value
 
     def method(self, number: int, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return self._called(["method", number, name], name, args, kwargs)
@@ -98,7 +109,7 @@ class Link:
         try:
             given = [[_sent(part) for part in args], [[key, _sent(part)] for key, part in kwargs.items()]]
         except Unfit as unfit:
-            raise self.failing(Unsupported(f"the tests pass {unfit} to {name}")) from None
+            raise Unsupported(f"the tests pass {unfit} to {name}") from None
         said = self._ask([*what, *given])
         value = self._value(said)
         if value is None and type(said.get("args")) is list:
@@ -112,7 +123,7 @@ class Link:
                 continue
             now = self._decoded(tree)
             if type(now) is not type(mine):
-                raise self.failing(Gone("broke the protocol"))
+                raise Gone("broke the protocol")
             if isinstance(mine, list | bytearray):
                 mine[:] = now
             elif isinstance(mine, dict | set | collections.deque):
@@ -132,42 +143,62 @@ class Link:
                 else type("ProgramError", (ProgramError, _base(lineage)), {})(f"{name}: {message}")
             )
         if type(said.get("missing")) is str:
-            raise self.failing(Missing(said["missing"]))
+            raise Missing(said["missing"])
         if type(said.get("unfit")) is str:
             return Opaque("unfit", said["unfit"][:_SHOWN])
-        raise self.failing(Gone("broke the protocol"))
+        raise Gone("broke the protocol")
 
     def _decoded(self, tree: Tree) -> Any:
         try:
             return decode(check(tree), lambda part: Handle(self, part) if part[0] == "h" else Opaque(*part[1:]))
         except Unfit:
-            raise self.failing(Gone("broke the protocol")) from None
+            raise Gone("broke the protocol") from None
+
+    def nothing_unasked(self) -> None:
+        """Refuse what it wrote before it was asked: then every answer would be the next question's.
+
+        Raises:
+            Gone: it did.
+        """
+        if self._unread or (self._poll.poll(0) and self._more()):
+            raise Gone("broke the protocol: it answered before it was asked")
 
     def _ask(self, question: Tree) -> dict[str, Any]:
+        self.nothing_unasked()
         try:
             left = memoryview(dumps(question))
             while left:
                 left = left[os.write(LINK, left) :]
         except OSError:
-            raise self.failing(Gone("ended before the tests did")) from None
+            raise Gone("ended before the tests did") from None
         return self._read()
 
     def _read(self) -> dict[str, Any]:
-        try:
-            line = self._lines.readline(LONGEST)
-        except OSError:
-            line = b""
-        if not line:
-            raise self.failing(Gone("ended before the tests did"))
-        if len(line) == LONGEST and not line.endswith(b"\n"):
-            raise self.failing(Gone(f"returned a value of more than {LONGEST} bytes"))
+        searched = 0
+        while (end := self._unread.find(b"\n", searched)) < 0:
+            searched = len(self._unread)
+            if searched > LONGEST:
+                raise Gone(f"returned a value of more than {LONGEST} bytes")
+            if not self._more():
+                raise Gone("ended before the tests did")
+        line = bytes(self._unread[: end + 1])
+        del self._unread[: end + 1]
         try:
             said = loads(line)
         except Unfit:
             said = None
         if type(said) is not dict:
-            raise self.failing(Gone("broke the protocol"))
+            raise Gone("broke the protocol")
         return said
+
+    def _more(self) -> bool:
+        """Wait for more; False where its end is closed."""
+        try:
+            part = os.read(LINK, 1 << 16)
+        except OSError:
+            part = b""
+        self._unread += part
+        return bool(part)
 
 
 class Stub(Link):
@@ -175,7 +206,6 @@ class Stub(Link):
 
     def __init__(self, kind: str) -> None:
         self.calls = 0
-        self.fault = None
         self.exceptions = {}
         # An object that is equal to everything over there is one that is equal to nothing over here.
         self._answer = None if kind == "none" else Opaque("Equal", "<equal to everything>")
@@ -185,6 +215,9 @@ class Stub(Link):
 
     def attribute(self, owner: int | str, name: str) -> Any:
         return Proxy(self, f"{owner}.{name}")
+
+    def nothing_unasked(self) -> None:
+        pass
 
     def _ask(self, question: Tree) -> dict[str, Any]:
         return {}
@@ -223,7 +256,7 @@ class Proxy:
         return self._led_link.attribute(self._led_name, name)
 
     def __instancecheck__(self, instance: object) -> bool:
-        raise self._led_link.failing(Unsupported(f"the tests ask for instances of {self._led_name}"))
+        raise Unsupported(f"the tests ask for instances of {self._led_name}")
 
     def __eq__(self, other: object) -> bool:
         return self is other
@@ -252,12 +285,14 @@ class Opaque:
 class Handle:
     """An object that stays in the program's process; its methods and attributes are asked for over there.
 
-    No operator that says yes or no is: ``==``, ``<`` or ``in`` of the program's own would pass any test.
+    No operator that says yes or no is: ``==``, ``<`` or ``in`` of the program's own would pass any test. Nor is any
+    that would tell the program a value of the tests, as in ``abs(f(x) - 2.5) < 1e-6``: it could answer 0 to each.
     """
 
     def __init__(self, link: Link, tree: Tree) -> None:
         self._led_link, self._led_tree = link, tree
         self._led_number = int(tree[1], 16)
+        self._led_made = False  # whether tests made it themselves, by calling the class
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -266,18 +301,16 @@ class Handle:
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not name.startswith("_led_"):
-            raise self._led_link.failing(
-                Unsupported(f"the tests set the attribute {name} of an object of the program's")
-            )
+            raise Unsupported(f"the tests set the attribute {name} of an object of the program's")
         object.__setattr__(self, name, value)
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Handle) and other is not self:
-            raise self._led_link.failing(Unsupported("the tests compare two objects of the program's own classes"))
+            raise Unsupported("the tests compare two objects of the program's own classes")
         return self is other
 
     def _led_ordered(self, other: object) -> bool:
-        raise self._led_link.failing(Unsupported("the tests order objects of the program's own classes"))
+        raise Unsupported("the tests order objects of the program's own classes")
 
     __lt__ = __le__ = __gt__ = __ge__ = _led_ordered
     __hash__ = object.__hash__
@@ -292,6 +325,18 @@ class Handle:
         return f"<an object of class {self._led_tree[2]}>"
 
 
+def _between_objects(name: str, sign: str) -> Callable[..., Any]:
+    def forward(self: Handle, other: Any) -> Any:
+        if not isinstance(other, Handle):
+            told = f"the tests compute {sign} of an object of the program's and a value of their own"
+            if self._led_made:
+                raise Unsupported(told)
+            raise TypeError(told)  # a function returned it, where a plain value was wanted
+        return self._led_link.method(self._led_number, name, (other,), {})
+
+    return forward
+
+
 def _forwarding(name: str) -> Callable[..., Any]:
     def forward(self: Handle, *args: Any) -> Any:
         return self._led_link.method(self._led_number, name, args, {})
@@ -299,9 +344,24 @@ def _forwarding(name: str) -> Callable[..., Any]:
     return forward
 
 
-_FORWARDED = "call len getitem setitem delitem str int float abs neg next enter exit add radd sub rsub mul rmul truediv"
-for _name in f"{_FORWARDED} floordiv mod pow matmul".split():
+for _name in (
+    "call",
+    "len",
+    "getitem",
+    "setitem",
+    "delitem",
+    "str",
+    "int",
+    "float",
+    "abs",
+    "neg",
+    "next",
+    "enter",
+    "exit",
+):
     setattr(Handle, f"__{_name}__", _forwarding(f"__{_name}__"))
+for _name in ("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "floordiv", "mod", "pow", "matmul"):
+    setattr(Handle, f"__{_name}__", _between_objects(f"__{_name}__", _name))
 
 
 class SolutionModule(types.ModuleType):

@@ -53,7 +53,9 @@ _IOCTL, _FCNTL, _CLONE, _CLONE3, _PRCTL = (16, 29), (72, 25), (56, 220), (435, 4
 _SOCKETPAIR, _PRLIMIT = (53, 199), (302, 261)
 _KILL, _TGKILL = (62, 129), (234, 131)
 _TIOC = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # TCGETS TIOCGWINSZ FIONREAD FIONBIO FIONCLEX FIOCLEX
-_CLONE_THREAD = 0x00010000
+# What every threading library asks of clone, and what it never does: a thread with a table of files of its own would
+# multiply the limit on open files.
+_CLONE_THREAD, _CLONE_FILES, _CLONE_NEW = 0x00010000, 0x00000400, 0x7E020000 | 0x00000080
 _PR_SET_NAME, _PR_GET_NAME, _PR_SET_VMA = 15, 16, 0x53564D41
 _SOCK_STREAM, _AF_UNIX = 1, 1
 
@@ -112,12 +114,19 @@ class Filter:
         code += self._when(_IOCTL, 1, [(_JEQ, value) for value in _TIOC])
         # Leases, notifications and pipe sizes are nobody's business: the five commands of every day.
         code += self._when(_FCNTL, 1, [(_JEQ, value) for value in (0, 1, 2, 3, 4, 1030)])
-        code += self._when(_CLONE, 0, [(_JSET, _CLONE_THREAD)])
+        code += self._threads_only()
         code += self._when(_PRCTL, 0, [(_JEQ, value) for value in (_PR_SET_NAME, _PR_GET_NAME, _PR_SET_VMA)])
         code += self._when(_PRLIMIT, 2, [(_JEQ, 0)], high=True)  # to read a limit, not to set it
         code += self._stream_pair()
         clone3 = _CLONE3[self._column]  # its flags are out of a filter's sight; libc then takes clone
         return [*code, (_JEQ, 0, 1, clone3), (_RET, 0, 0, _ERRNO | errno.ENOSYS)]
+
+    def _threads_only(self) -> list[_Instruction]:
+        inner: list[_Instruction] = [
+            *_load_argument(0), (_AND, 0, 0, _CLONE_THREAD | _CLONE_FILES | _CLONE_NEW),
+            (_JEQ, 0, 1, _CLONE_THREAD | _CLONE_FILES), (_RET, 0, 0, _ALLOW), (_RET, 0, 0, _ERRNO | errno.EPERM),
+        ]  # fmt: skip
+        return [(_JEQ, 0, len(inner), _CLONE[self._column]), *inner]
 
     def _stream_pair(self) -> list[_Instruction]:
         """socketpair, which asyncio needs, for connected streams: over a datagram socket anybody can be reached."""

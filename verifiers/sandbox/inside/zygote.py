@@ -2,11 +2,14 @@
 
 Started once, its modules imported, it costs a fork a run and not a start of Python. It reads nothing of what a run
 writes: bytes go to the trusted parent as they are, and are judged there. It holds no expected value and no secret; the
-tests have a zygote of their own.
+tests have a zygote of their own. And it remembers nothing: each program inherits a copy of this process's memory, freed
+parts included, so neither the sources of a run nor what it returned may pass through it and be left there. The run's
+own process reads the sources; results lie in a buffer that is wiped.
 
-Both directions of the control socket carry frames: four bytes of length, then JSON, and in replies the bytes of the
-result pipe and of standard output behind it. A request may carry one file descriptor, the link to another process.
-This file ends itself when the parent is gone, also in the middle of a run.
+Both directions of the control socket carry frames: four bytes of length, then JSON. Behind a request stands its body,
+which the run's process reads (it writes its first byte when it has), behind a reply the bytes of the result pipe and of
+standard output. A request may carry one file descriptor, the link to another process. This file ends itself when the
+parent is gone, also in the middle of a run.
 """
 
 from __future__ import annotations
@@ -53,13 +56,16 @@ def main() -> None:
     gc.freeze()  # so that a child's first collection doesn't copy all of this
     _send(control, {"ready": True})
     parent = os.getppid()
+    result, output = _Buffer(), _Buffer()
     while True:
-        job, link = _receive(control)
-        if job is None:
+        asked, link = _receive(control)
+        if asked is None:
             return
-        if job["kind"] != "cancel":
-            reply, result, output = _Run(job, link, walls, control, parent).outcome()
-            _send(control, {**reply, "sizes": [len(result), len(output)]}, result + output)
+        if asked["kind"] != "cancel":
+            reply = _Run(asked, link, walls, control, parent, result, output).outcome()
+            _send(control, {**reply, "sizes": [result.size, output.size]}, result.used, output.used)
+            result.wipe()
+            output.wipe()
 
 
 def _import_for_all(*, tests: bool) -> None:
@@ -93,7 +99,7 @@ def _import_for_all(*, tests: bool) -> None:
 
 
 def _receive(control: socket.socket) -> tuple[Job | None, int | None]:
-    """The next request and the descriptor that came with it; None where the other end is closed."""
+    """The next request without its body, and the descriptor that came with it; None where the other end is closed."""
     head, descriptors = b"", []
     while len(head) < 4:
         part, found, _, _ = socket.recv_fds(control, 4 - len(head), 1)
@@ -101,20 +107,58 @@ def _receive(control: socket.socket) -> tuple[Job | None, int | None]:
         if not part:
             return None, None
         head += part
-    size = struct.unpack(">I", head)[0]
+    body = _exactly(control, struct.unpack(">I", head)[0])
+    return (None, None) if body is None else (json.loads(body), descriptors[0] if descriptors else None)
+
+
+def _exactly(control: socket.socket, size: int) -> bytes | None:
     body = bytearray()
     while len(body) < size:
         part = control.recv(min(_CHUNK, size - len(body)))
         if not part:
-            return None, None
+            return None
         body += part
-    return json.loads(body), descriptors[0] if descriptors else None
+    return bytes(body)
 
 
-def _send(control: socket.socket, header: Job, payload: bytes = b"") -> None:
+def _send(control: socket.socket, header: Job, *payload: memoryview) -> None:
     body = json.dumps(header).encode()
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the next _receive sees the parent gone
-        control.sendall(struct.pack(">I", len(body)) + body + payload)
+        control.sendall(struct.pack(">I", len(body)) + body)
+        for part in payload:
+            if part:
+                control.sendall(part)
+
+
+class _Buffer:
+    """What a run wrote: one piece of memory, used again for each run and wiped between them."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._bytes = bytearray((1 << 20) + _CHUNK)
+
+    @property
+    def used(self) -> memoryview:
+        return memoryview(self._bytes)[: self.size]
+
+    def read(self, fd: int) -> int:
+        """Append what is there to be read; 0 at the end of the pipe."""
+        if len(self._bytes) - self.size < _CHUNK:
+            larger = bytearray(2 * len(self._bytes))
+            larger[: self.size] = self.used
+            self._bytes[:] = bytes(len(self._bytes))
+            self._bytes = larger
+        count = os.readv(fd, [memoryview(self._bytes)[self.size : self.size + _CHUNK]])
+        self.size += count
+        return count
+
+    def cut(self, size: int) -> None:
+        if self.size > size:
+            self._bytes[size : self.size] = bytes(self.size - size)
+            self.size = size
+
+    def wipe(self) -> None:
+        self.cut(0)
 
 
 # --- the walls -----------------------------------------------------------------------------------------------------
@@ -184,16 +228,25 @@ def _keep_temporary_files_in_memory() -> None:
 class _Run:
     """One forked process, from its start to its end."""
 
-    def __init__(self, job: Job, link: int | None, walls: _Walls, control: socket.socket, parent: int) -> None:
-        self._job, self._link, self._walls, self._control, self._parent = job, link, walls, control, parent
-        self._result, self._output = bytearray(), bytearray()
+    def __init__(
+        self,
+        asked: Job,
+        link: int | None,
+        walls: _Walls,
+        control: socket.socket,
+        parent: int,
+        result: _Buffer,
+        output: _Buffer,
+    ) -> None:
+        self._asked, self._link, self._walls, self._control, self._parent = asked, link, walls, control, parent
+        self._result, self._output = result, output
         self._why: str | None = None
 
-    def outcome(self) -> tuple[Job, bytes, bytes]:
-        """How it ended, and what it wrote to its result pipe and to standard output."""
+    def outcome(self) -> Job:
+        """How it ended. What it wrote to its result pipe and to standard output is in the buffers."""
         begun = time.monotonic()
         result, result_end = os.pipe()
-        output, output_end = os.pipe() if self._job["kind"] == "program" else (-1, -1)
+        output, output_end = os.pipe() if self._asked["kind"] == "program" else (-1, -1)
         pid = os.fork()
         if pid == 0:
             self._become(result_end, output_end)
@@ -202,19 +255,18 @@ class _Run:
                 os.close(fd)
         pipes = {result: self._result} | ({output: self._output} if output >= 0 else {})
         try:
-            status, usage = self._watch(pid, pipes, begun + self._job["seconds"])
+            status, usage = self._watch(pid, pipes, begun + self._asked["seconds"])
         finally:
             for fd in pipes:
                 os.close(fd)
         signalled = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-        reply = {
+        return {
             "why": self._why or ("crashed" if signalled else "ended"),
             "signal": signalled,
             "seconds": time.monotonic() - begun,
             "peak_kb": usage.ru_maxrss,
             "clean": self._cleaned(),
         }
-        return reply, bytes(self._result), bytes(self._output)
 
     # In the child.
 
@@ -226,30 +278,35 @@ class _Run:
         try:
             with contextlib.suppress(OSError):
                 os.setsid()
-            self._arrange(result, output)
+            body = _exactly(self._control, self._asked["body"])
+            if body is None:
+                return  # the parent is gone
+            job = json.loads(body)
+            del body
+            self._arrange(result, output, job.pop("stdin", None))
             try:
-                self._walls.enter(self._job)
+                self._walls.enter(self._asked)
             except BaseException as error:  # noqa: BLE001 - then no program runs
                 os.write(candidate.RESULT, f"-{type(error).__name__}: {error}".encode())
                 os._exit(0)
             os.closerange(candidate.LINK + (self._link is not None), 4096)
             os.write(candidate.RESULT, b"+")
-            self._work()
+            self._work(job)
         finally:
             os._exit(0)
 
-    def _work(self) -> None:
-        if self._job["kind"] == "examine":
+    def _work(self, job: Job) -> None:
+        if job["kind"] == "examine":
             from . import examiner
 
-            examiner.main(self._job)
+            examiner.main(job)
         else:
-            candidate.main(self._job)
+            candidate.main(job)
 
-    def _arrange(self, result: int, output: int) -> None:
+    def _arrange(self, result: int, output: int, stdin: str | None) -> None:
         """Descriptors 0 to 4, and no others."""
         null = os.open("/dev/null", os.O_RDWR) if Path("/dev/null").exists() else os.dup(1)
-        given = _file_of(self._job["stdin"].encode("utf-8", "surrogateescape")) if "stdin" in self._job else null
+        given = null if stdin is None else _file_of(stdin.encode("utf-8", "surrogateescape"))
         high = [os.dup(fd) for fd in (given, output if output >= 0 else null, null, result)]
         link = os.dup(self._link) if self._link is not None else None
         for place, fd in enumerate(_above(high, 16)):
@@ -259,10 +316,10 @@ class _Run:
 
     # In the zygote.
 
-    def _watch(self, pid: int, pipes: dict[int, bytearray], deadline: float) -> tuple[int, Any]:
+    def _watch(self, pid: int, pipes: dict[int, _Buffer], deadline: float) -> tuple[int, Any]:
         """Read its pipes until it has ended, or until it is ended for a reason."""
         poll = select.poll()
-        for fd in (*pipes, self._control.fileno()):
+        for fd in pipes:
             poll.register(fd, select.POLLIN)
         watched = _pidfd(pid)
         if watched is not None:
@@ -284,12 +341,13 @@ class _Run:
                 os.close(watched)
             _reap_strays()
 
-    def _take(self, fd: int, pipes: dict[int, bytearray], poll: select.poll) -> None:
+    def _take(self, fd: int, pipes: dict[int, _Buffer], poll: select.poll) -> None:
         if fd in pipes:
-            chunk = os.read(fd, _CHUNK)
-            pipes[fd] += chunk
-            if not chunk:
+            unread = pipes[fd] is self._result and not self._result.size
+            if not pipes[fd].read(fd):
                 poll.unregister(fd)
+            elif unread:  # its process has read the request's body, and what comes now is for us
+                poll.register(self._control.fileno(), select.POLLIN)
         elif fd == self._control.fileno():
             job, _ = _receive(self._control)
             self._why = self._why or "cancelled"
@@ -298,37 +356,45 @@ class _Run:
 
     def _over(self, pid: int, deadline: float) -> bool:
         """Whether the run is to be ended now; ``_why`` says why."""
-        if self._why is None and max(len(self._result), len(self._output)) > self._job["output_bytes"]:
+        if self._why is None and max(self._result.size, self._output.size) > self._asked["output_bytes"]:
             self._why = "output"
         if self._why is None and time.monotonic() >= deadline:
             self._why = "timeout"
-        if self._why is None and _threads(pid) > self._job["threads"]:
+        if self._why is None and _threads(pid) > self._asked["threads"]:
             self._why = "threads"
+        # Files without content cost the kernel memory that no quota of bytes counts.
+        if self._why is None and self._files() > self._asked["files"]:
+            self._why = "files"
         if self._why is None and os.getppid() != self._parent:
             self._why = "cancelled"
         return self._why is not None
 
-    def _drain(self, pipes: dict[int, bytearray]) -> None:
+    def _drain(self, pipes: dict[int, _Buffer]) -> None:
         """What it had written before it ended; never the end of a pipe that somebody may hold open."""
+        most = self._asked["output_bytes"]
         for fd, buffer in pipes.items():
             os.set_blocking(fd, False)
             with contextlib.suppress(BlockingIOError):
-                while len(buffer) <= self._job["output_bytes"]:
-                    chunk = os.read(fd, _CHUNK)
-                    if not chunk:
-                        break
-                    buffer += chunk
-            if len(buffer) > self._job["output_bytes"]:
+                while buffer.size <= most and buffer.read(fd):
+                    pass
+            if buffer.size > most:
                 self._why = self._why or "output"
-            del buffer[self._job["output_bytes"] :]
+            buffer.cut(most)
+
+    def _files(self) -> int:
+        """Files and folders in the scratch folder, at any depth, itself included: it is a file system of its own."""
+        if self._walls.scratch is None:
+            return 0
+        found = os.statvfs(self._walls.scratch)
+        return found.f_files - found.f_ffree
 
     def _cleaned(self) -> bool:
         """Empty the scratch folder; False where that can't be done soon, and this zygote is to be replaced."""
         if self._walls.scratch is None:
             return True
-        left = os.listdir(self._walls.scratch)  # noqa: PTH208 - names, and no objects, 300 times a second
-        if len(left) > 100:
+        if self._files() > 200:  # many, or folders without end; an open file whose name is gone counts until here
             return False
+        left = os.listdir(self._walls.scratch)  # noqa: PTH208 - names, and no objects, 300 times a second
         for name in left:
             path = os.path.join(self._walls.scratch, name)  # noqa: PTH118
             try:
@@ -336,7 +402,7 @@ class _Run:
                     shutil.rmtree(path)
                 else:
                     os.unlink(path)  # noqa: PTH108
-            except OSError:
+            except (OSError, RecursionError):  # a folder without permissions, or too deep
                 return False
         return True
 
