@@ -110,6 +110,7 @@ def _asked_for(tree: ast.Module) -> set[str]:
             ]
             ours = isinstance(node, ast.ImportFrom) and node.module in ("solution", "candidate", "answer", "main")
             (imported if ours else bound).update(name.partition(".")[0] for name in names)
+            bound.update(alias.asname for alias in node.names if alias.asname)
     return ((used - bound) | imported) - {"*", "__name__", "__file__"}
 
 
