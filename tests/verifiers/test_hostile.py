@@ -232,8 +232,8 @@ _AS_NOBODY = """
 import os, sys
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 import pytest
-which = "hostile_programs_are or correct_programs_are"
-sys.exit(pytest.main([sys.argv[1], "-q", "-p", "no:cacheprovider", "-k", which]))
+asked = [sys.argv[1], "-q", "-p", "no:cacheprovider"]
+sys.exit(pytest.main([*asked, "-k", "hostile_programs_are or correct_programs_are"]))
 """
 
 

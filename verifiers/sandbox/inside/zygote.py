@@ -280,7 +280,7 @@ class _Run:
                 os.setsid()
             body = _exactly(self._control, self._asked["body"])
             if body is None:
-                return  # the parent is gone
+                os._exit(0)  # the parent is gone
             job = json.loads(body)
             del body
             self._arrange(result, output, job.pop("stdin", None))
