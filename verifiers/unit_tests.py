@@ -315,7 +315,9 @@ class _Runner:
 
     def _gone(self, said: dict[str, Any], examined: Examined) -> str:
         assert examined.program is not None  # a stub never goes
-        ended = _ended(examined.program, self.limits) if examined.program.why != "cancelled" else None
+        # That its process ended is known; why it did the link knows better, as it ends when the tests do.
+        forced = examined.program.why not in ("ended", "cancelled")
+        ended = _ended(examined.program, self.limits) if forced else None
         return f"the program {ended or said['gone']} during test {int(said['passed']) + 1}"
 
     def _asked(self, problem: Problem) -> dict[str, Any]:

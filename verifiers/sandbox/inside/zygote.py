@@ -283,7 +283,7 @@ class _Run:
                 os._exit(0)  # the parent is gone
             job = json.loads(body)
             del body
-            self._arrange(result, output, job.pop("stdin", None))
+            self._arrange(result, output, job.get("stdin"))
             try:
                 self._walls.enter(self._asked)
             except BaseException as error:  # noqa: BLE001 - then no program runs
