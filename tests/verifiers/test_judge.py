@@ -389,11 +389,9 @@ def test_the_key_is_sent_and_shown_nowhere(server: Server, monkeypatch: pytest.M
     given = judge("big", url=server.url, api_key="sk-SECRET")
     verdict = given(PROBLEM, Branch(text="4"))
     given.close()
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-SECRET")
+    monkeypatch.setenv("LED_AGENT_JUDGE_API_KEY", " sk-SECRET \n")
     taken = told(server)
-    monkeypatch.setenv("LED_AGENT_JUDGE_API_KEY", " sk-FIRST \n")
-    told(server)
-    assert [seen["key"] for seen in server.seen] == ["Bearer sk-SECRET"] * 2 + ["Bearer sk-FIRST"]
+    assert [seen["key"] for seen in server.seen] == ["Bearer sk-SECRET"] * 2
     for shown in (repr(given), str(given), verdict.reason, taken.reason, repr(pickle.dumps(given))):
         assert "SECRET" not in shown
     assert "bad key Bearer …" in verdict.reason
@@ -401,6 +399,14 @@ def test_the_key_is_sent_and_shown_nowhere(server: Server, monkeypatch: pytest.M
     copy = pickle.loads(pickle.dumps(given))
     assert copy == given
     assert copy.api_key is None
+
+
+def test_openai_s_key_goes_to_openai_alone(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-SECRET")
+    told(server)
+    assert server.seen[-1]["key"] is None
+    assert endpoint.Endpoint("https://api.openai.com/v1", "big")._key() == "sk-SECRET"
+    assert endpoint.Endpoint("https://api.openai.com.example.net/v1", "big")._key() is None
 
 
 @pytest.mark.parametrize(

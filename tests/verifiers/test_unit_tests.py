@@ -10,6 +10,7 @@ import select
 import signal
 import subprocess
 import sys
+import sysconfig
 import textwrap
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterator
@@ -301,3 +302,24 @@ def test_zygotes_end_with_a_parent_that_is_killed():
         poll.register(handle, select.POLLIN)
         assert poll.poll(GUARD * 1000), "a zygote is still there"
         os.close(handle)
+
+
+def test_installed_packages_cannot_be_read(verifier):
+    """A benchmark that is installed beside Python has its answers in it."""
+    code = f"""
+import os
+def f():
+    found = []
+    for folder in ({sysconfig.get_path("purelib", vars={"base": sys.base_prefix})!r}, "/usr/lib/python3/dist-packages"):
+        for root, _, names in os.walk(folder):
+            for name in names:
+                try:
+                    found.append(open(os.path.join(root, name), "rb").read(1))
+                except OSError:
+                    pass
+    return len(found)
+"""
+    cases = [{"args": [], "expect": 0}]
+    problem = Problem(prompt="f", entry_point="f", tests=cases)
+    verdict = verifier(problem, Branch(text=f"```python\n{code}```"))
+    assert verdict.status == "accepted", verdict.reason

@@ -29,6 +29,7 @@ TIERS: tuple[Tier, ...] = ("A", "B", "C")  # the safest first
 
 _INSIDE = Path(__file__).parent / "inside"
 _BOOT = "import sys; sys.path.insert(0, {home!r}); from inside.zygote import main; sys.path.pop(0); main()"
+_PACKAGES = ("site-packages", "dist-packages", "test")
 _SCRATCH_BYTES = 16 << 20
 _LIBRARIES = ("/lib", "/lib64", "/lib32", "/usr/lib", "/usr/lib64", "/usr/lib32", "/usr/local/lib", "/usr/local/lib64")
 
@@ -100,6 +101,7 @@ def _settings(tier: Tier, role: Role, scratch: str | None) -> str:
         "control": "{control}",
         "role": role,
         "readable": [*_readable(), "/led/inside" if tier == "A" else str(_INSIDE), "/dev/null", "/dev/urandom"],
+        "listable": _standard_library(),
         "scratch": scratch,
         "landlock": tier == "B" or (tier == "A" and landlock.abi() > 0),
         "seccomp": tier in ("A", "B"),
@@ -107,11 +109,29 @@ def _settings(tier: Tier, role: Role, scratch: str | None) -> str:
     return json.dumps(inside).replace('"{control}"', "{control}")
 
 
+def _standard_library() -> list[str]:
+    return _distinct([sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")])
+
+
+def _shared_libraries() -> list[str]:
+    return _distinct([str(Path(sys.base_prefix) / "lib"), *_LIBRARIES])
+
+
+def _bound() -> list[str]:
+    """Folders that hold what Python itself reads: its library, shared libraries and time zones."""
+    return _distinct([*_standard_library(), *_shared_libraries(), "/etc/ld.so.cache", "/usr/share/zoneinfo"])
+
+
 def _readable() -> list[str]:
-    """What Python itself has to read: its library, shared libraries and time zones."""
-    base = Path(sys.base_prefix)
-    python = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), str(base / "lib")]
-    return _distinct([*python, *_LIBRARIES, "/etc/ld.so.cache", "/usr/share/zoneinfo"])
+    """What Python itself reads in them, but no installed package: a benchmark's own could give its answers away."""
+    python = [path for folder in _standard_library() for path in Path(folder).iterdir() if path.name not in _PACKAGES]
+    shared = [
+        path
+        for folder in _shared_libraries()
+        for path in Path(folder).iterdir()
+        if ".so" in path.suffixes or "-linux-" in path.name
+    ]
+    return _distinct([*map(str, python), *map(str, shared), "/etc/ld.so.cache", "/usr/share/zoneinfo"])
 
 
 def _distinct(paths: list[str]) -> list[str]:
@@ -126,7 +146,7 @@ def _bubblewrap_words(python: str) -> tuple[str, ...]:
     words = [binary, "--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts"]
     words += ["--unshare-cgroup-try", "--uid", "65534", "--gid", "65534", "--cap-drop", "ALL", "--clearenv"]
     words += ["--setenv", "PYTHONHASHSEED", "0", "--new-session", "--as-pid-1", "--info-fd", "{info}"]
-    for path in _distinct([*_readable(), python]):
+    for path in _distinct([*_bound(), python]):
         words += ["--ro-bind", path, path]
     for path in (*_LIBRARIES, "/bin", "/usr/bin"):  # merged-/usr systems: the loader is looked for in /lib64
         if Path(path).is_symlink():
@@ -137,7 +157,7 @@ def _bubblewrap_words(python: str) -> tuple[str, ...]:
 
 
 def _mac_profile() -> str:
-    readable = " ".join(f'(subpath "{path}")' for path in [*_readable(), str(_INSIDE), "/usr/lib", "/System/Library"])
+    readable = " ".join(f'(subpath "{path}")' for path in [*_bound(), str(_INSIDE), "/usr/lib", "/System/Library"])
     return (
         "(version 1)(deny default)(allow process-fork)(allow sysctl-read)(allow signal (target self))"
         f'(allow process-exec (literal "{os.path.realpath(sys.executable)}"))'

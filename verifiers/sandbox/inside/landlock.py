@@ -42,7 +42,8 @@ def abi() -> int:
 
 
 class Ruleset:
-    """Folders that may be read and, below ``scratch``, written; everything else may not be opened.
+    """Folders and files that may be read and, below ``scratch``, written; everything else may not be opened. Of
+    folders in ``listable``, and all below, the files' names may be read.
 
     Made once; ``enter`` binds the calling process, and what it starts, for good.
 
@@ -50,7 +51,7 @@ class Ruleset:
         LandlockError: no Landlock here.
     """
 
-    def __init__(self, readable: Iterable[str], scratch: str | None) -> None:
+    def __init__(self, readable: Iterable[str], listable: Iterable[str], scratch: str | None) -> None:
         version = abi()
         if version < 1:
             raise LandlockError("this kernel has no Landlock (it is in Linux 5.13 and later, where it is switched on)")
@@ -62,6 +63,8 @@ class Ruleset:
         os.close(made)
         for folder in readable:
             self._allow(folder, _READ_FILE | _READ_DIR)
+        for folder in listable:
+            self._allow(folder, _READ_DIR)
         if scratch is not None:
             written = _WRITE_FILE | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_REG | _REFER | _TRUNCATE
             self._allow(scratch, _READ_FILE | _READ_DIR | written)

@@ -170,7 +170,9 @@ class _Walls:
     def __init__(self, settings: Job) -> None:
         self.scratch: str | None = settings["scratch"]
         self._libc = ctypes.CDLL(None, use_errno=True)
-        self._ruleset = Ruleset(settings["readable"], self.scratch) if settings["landlock"] else None
+        self._ruleset = (
+            Ruleset(settings["readable"], settings["listable"], self.scratch) if settings["landlock"] else None
+        )
         self._filter = Filter() if settings["seccomp"] else None
 
     def enter(self, job: Job) -> None:
