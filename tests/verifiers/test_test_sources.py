@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from led_agent.types import Branch, Problem, Verdict
 from led_agent.verifiers import UnitTests, unit_tests
+from led_agent.verifiers.sandbox import pool
 
 ADD = "def add(a, b): return a + b"
 SUB = "def add(a, b): return a - b"
@@ -196,3 +198,12 @@ def test_the_stub_in_a_prompt_is_not_what_is_tested(verifier):
     prompt = 'Complete this:\n```python\ndef add(a, b):\n    """The sum."""\n    pass\n```'
     for code, status in ((ADD, "accepted"), (SUB, "rejected")):
         assert judge(verifier, code, "assert add(1, 2) == 3", prompt=prompt).status == status
+
+
+def test_only_the_tests_own_account_counts():
+    nonce = "0123456789abcdef" * 2
+    told = json.dumps({"nonce": nonce, "passed": 1}).encode() + b"\n"
+    assert pool._account(told, nonce) == {"nonce": nonce, "passed": 1}
+    forged = [b"", told[:-1], told + told, b'{"passed": 1}\n', b"1\n", b"no JSON\n", told + b"{}\n"]
+    for result in [*forged, told.replace(nonce.encode(), b"f" * 32), told.replace(b"012", b"\xff\xff\xff")]:
+        assert pool._account(result, nonce) is None, result
