@@ -73,6 +73,18 @@ def test_the_engine_knows_no_tree_no_verifier_and_no_search():
             assert not taken & set(forbidden), name
 
 
+def test_what_runs_inside_the_sandbox_needs_the_standard_library_only():
+    inside = "led_agent.verifiers.sandbox.inside"
+    for name, path in modules().items():
+        if name.startswith(inside):
+            tree = ast.parse(path.read_text())
+            relative = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level}
+            taken = {i.split(".")[0] for i in imports(path)} - set(sys.stdlib_module_names)
+            siblings = {sibling.removeprefix(f"{inside}.") for sibling in modules() if sibling.startswith(inside)}
+            assert taken <= siblings, name
+            assert relative <= siblings | {None}, name
+
+
 def test_there_are_no_import_cycles():
     graph = {
         name: {i for i in imports(path, top_level=True) if i in modules() and i != name}
