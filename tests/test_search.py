@@ -737,10 +737,13 @@ def test_verifiers_work_beside_the_loop_and_the_loop_does_not_wait_for_them() ->
 
 
 def test_a_verdict_that_comes_after_the_end_changes_nothing() -> None:
-    late, returned = threading.Event(), threading.Event()
+    begun, late, returned = threading.Event(), threading.Event(), threading.Event()
 
     def verifier(problem: Problem, branch: Branch) -> bool:
-        if (problem.key, branch.id) == ("first", "2"):
+        if (problem.key, branch.id) == ("first", "1"):
+            waited(begun)  # a call that has not begun by the end is never made
+        elif (problem.key, branch.id) == ("first", "2"):
+            begun.set()
             waited(late)
             returned.set()
         elif problem.key == "second":
