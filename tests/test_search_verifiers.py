@@ -441,7 +441,7 @@ def test_a_verifier_that_hangs_is_an_error_on_its_branch_and_the_search_ends() -
         strategy=BestOfN(4, stop_at_first=False),
         verifiers=[hangs],
         verifier_concurrency=1,
-        verifier_seconds=0.1,
+        verifier_seconds=1.0,
     ) as search:
         solution = search.solve(PROBLEM)
         late.set()
