@@ -37,11 +37,22 @@ class _Job:
 
 
 @dataclass
+class _Limit:
+    """What a problem may still cost, and what its branches that have ended since have cost."""
+
+    tokens: float
+    prefill: float
+    generated: int = 0
+    prefilled: int = 0
+
+
+@dataclass
 class _Orders:
     """What other threads want of the engine's; taken between steps."""
 
     submitted: queue.SimpleQueue[_Job] = field(default_factory=queue.SimpleQueue)
     cancelled: queue.SimpleQueue[str] = field(default_factory=queue.SimpleQueue)
+    limits: queue.SimpleQueue[tuple[str, int | None, int | None]] = field(default_factory=queue.SimpleQueue)
     wake: threading.Event = field(default_factory=threading.Event)
     close: threading.Event = field(default_factory=threading.Event)
 
@@ -55,6 +66,7 @@ class LocalDecoder:
         self._jobs: dict[str, _Job] = {}
         self._rendered: dict[str | tuple[Message, ...], list[int]] = {}
         self._rendering = threading.Lock()
+        self._limits: dict[str, _Limit] = {}
         self._told = 0.0  # when growth was last reported
         self._orders = _Orders()
         self._thread = threading.Thread(target=self._work, name="led-engine", daemon=True)
@@ -95,6 +107,10 @@ class LocalDecoder:
     def cancel(self, problem: str, ids: Sequence[str]) -> None:
         for name in ids:
             self._orders.cancelled.put(_key(problem, name))
+        self._orders.wake.set()
+
+    def limit(self, problem: str, tokens: int | None, prefill_tokens: int | None) -> None:
+        self._orders.limits.put((problem, tokens, prefill_tokens))
         self._orders.wake.set()
 
     def close(self) -> None:
@@ -150,7 +166,8 @@ class LocalDecoder:
                 self._orders.wake.clear()
                 continue
             try:
-                events = self.engine.step(tokens=_MACRO_TOKENS, progress=self._progress_due(), until_done=True)
+                tokens = self._keep_limits() if self._limits else _MACRO_TOKENS
+                events = self.engine.step(tokens=tokens, progress=self._progress_due(), until_done=True)
             except Exception as error:  # noqa: BLE001  (out of memory, say: it costs these branches, not the process)
                 self._fail_all(f"{type(error).__name__}: {error}")
                 continue
@@ -166,11 +183,43 @@ class LocalDecoder:
             self._told = now
         return due
 
+    def _keep_limits(self) -> int:
+        """Cancel what is beyond its problem's limit; how many tokens the next macro-step may take."""
+        growing: dict[str, list[tuple[str, int, int]]] = {}
+        for key, tokens, prefill in self.engine.growing():
+            growing.setdefault(self._jobs[key].request.problem, []).append((key, tokens, prefill))
+        most = _MACRO_TOKENS
+        for problem, branches in growing.items():
+            limit = self._limits.get(problem)
+            if limit is None:
+                continue
+            left = limit.tokens - limit.generated - sum(tokens for _, tokens, _ in branches)
+            room = limit.prefill - limit.prefilled - sum(prefill for _, _, prefill in branches)
+            if left <= 0 or room <= 0:
+                for event in self.engine.cancel([key for key, _, _ in branches]):
+                    self._report(event)
+            else:
+                most = int(min(most, max(1, left // len(branches))))
+        return most
+
+    def _set_limit(self, problem: str, tokens: int | None, prefill: int | None) -> None:
+        if tokens is None and prefill is None:
+            self._limits.pop(problem, None)
+        else:
+            self._limits[problem] = _Limit(
+                tokens if tokens is not None else float("inf"), prefill if prefill is not None else float("inf")
+            )
+
     def _take_orders(self) -> None:
+        jobs: list[_Job] = []
         with contextlib.suppress(queue.Empty):
             while True:
-                job = self._orders.submitted.get_nowait()
-                self._start(job)
+                jobs.append(self._orders.submitted.get_nowait())
+        with contextlib.suppress(queue.Empty):  # a limit comes before what is submitted under it
+            while True:
+                self._set_limit(*self._orders.limits.get_nowait())
+        for job in jobs:
+            self._start(job)
         doomed: set[str] = set()
         with contextlib.suppress(queue.Empty):
             while True:
@@ -195,7 +244,12 @@ class LocalDecoder:
             job.sink(BranchProgress(job.request.id, event.tokens, event.text))
         else:
             del self._jobs[event.id]
-            job.sink(BranchDone(event.branch.model_copy(update={"id": job.request.id})))
+            limit = self._limits.get(job.request.problem)
+            if limit is not None:
+                limit.generated += event.tokens
+                limit.prefilled += event.branch.prefill_tokens
+            kept = self._kept_text(job.request)
+            job.sink(BranchDone(event.branch.model_copy(update={"id": job.request.id, "kept_text": kept})))
 
     def _fail_all(self, reason: str) -> None:
         for event in self.engine.cancel(list(self._jobs)):
@@ -216,7 +270,21 @@ class LocalDecoder:
             stop=request.stop,
             step=request.step,
             sibling=request.sibling,
+            max_step_tokens=request.max_step_tokens,
+            exclude=request.exclude,
         )
+
+    def _kept_text(self, request: DecodeRequest) -> str:
+        """What a fork keeps of its parent, as text."""
+        from led_agent.engine.text import Detokenizer
+
+        if not request.keep:
+            return ""
+        at = len(request.prefix_ids) - request.keep
+        text = Detokenizer(self.engine.parts.tokenizer, request.prefix_ids[:at])
+        for token in request.prefix_ids[at:]:
+            text.append(token)  # one by one: what a character lacks at the end is left to the branch
+        return text.text
 
 
 @contextlib.contextmanager

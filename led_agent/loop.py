@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 
 from led_agent.comparing import COMPLETE, complete, unheard
 from led_agent.errors import LedError, PluginError, UsageError, boundary
@@ -24,6 +25,7 @@ from led_agent.problems import Asked, as_problem
 from led_agent.protocols import BranchDone, BranchProgress, DecodeEvent, Decoder, Strategy, Verifier
 from led_agent.reasons import accepted_reason, nothing_left
 from led_agent.solution import Solution
+from led_agent.steps import step_judges
 from led_agent.tree import ROOT, Tree
 from led_agent.types import Branch, Budget, DecodeRequest, Problem, Verdict
 from led_agent.verifier_pool import VerifierPool
@@ -59,6 +61,7 @@ class Means:
 class _Judged:
     id: str
     verdicts: tuple[Verdict, ...]
+    asked: int
 
 
 @dataclass(frozen=True)
@@ -73,19 +76,22 @@ class _Compared:
 class _Run:
     """One problem on its way: what is in flight, and why it is ending once it is.
 
-    ``judges`` are asked about each branch, ``comparers`` about all of them at the end: ``comparing`` holds those that
-    have not answered, by their place, and is None until they are asked; ``patience`` is how long they are waited for.
+    ``judges`` are asked about each whole answer, ``step_judges`` about each step, ``comparers`` about all answers at
+    the end: ``comparing`` holds those that have not answered, by their place, and is None until they are asked;
+    ``patience`` is how long they are waited for.
     Of the branches in ``reserved``, the comparers' calls are paid for.
     """
 
     tree: Tree
     judges: tuple[Verifier, ...]
     comparers: tuple[Verifier, ...]
+    step_judges: tuple[Verifier, ...]
     deadline: float | None
     began: float = field(default_factory=time.monotonic)
     decoding: dict[str, int] = field(default_factory=dict)  # request id -> tokens so far
     judging: set[str] = field(default_factory=set)
     generated: int = 0
+    prefilled: int = 0
     branches: int = 0
     verifier_calls: int = 0
     reserved: set[str] = field(default_factory=set)
@@ -164,6 +170,7 @@ class Loop:
             tree,
             judges=tuple(v for v in verifiers if not compares(v)),
             comparers=tuple(v for v in verifiers if compares(v)),
+            step_judges=step_judges(verifiers),
             deadline=time.monotonic() + seconds if seconds is not None else None,
         )
         self._follow(run)
@@ -198,6 +205,9 @@ class Loop:
         """Take up what the tree already holds: send what was in flight again, judge what was not judged."""
         spent = run.tree.usage()
         run.generated, run.branches, run.verifier_calls = spent.generated_tokens, spent.branches, spent.verifier_calls
+        run.prefilled = spent.prefill_tokens
+        self._limit(run)
+        self._prune(run)
         # As _judge set them aside; it does so again for what it is asked about here.
         run.verifier_calls += sum(
             bool(node.verdicts) for _, nodes in unheard(run.tree, run.comparers) for node in nodes
@@ -210,6 +220,14 @@ class Loop:
                 self._submit(run, node.request)
             elif node.branch is not None and node.status == "open" and not node.verdicts:
                 self._judge(run, node.branch)
+
+    def _limit(self, run: _Run) -> None:
+        """Tell a decoder that can stop by itself what is left: it sees each step, and this loop only reports."""
+        budget, limit = self.means.budget, getattr(self.decoder, "limit", None)
+        if limit is not None and (budget.tokens is not None or budget.prefill_tokens is not None):
+            tokens = budget.tokens - run.generated if budget.tokens is not None else None
+            prefill = budget.prefill_tokens - run.prefilled if budget.prefill_tokens is not None else None
+            limit(run.key, tokens, prefill)
 
     def _propose(self, run: _Run) -> None:
         if run.ending is not None or self._over(run):
@@ -284,9 +302,10 @@ class Loop:
             pass  # a verdict that comes after the end changes nothing
         elif isinstance(event, _Judged):
             run.judging.discard(event.id)
-            run.verifier_calls += len(event.verdicts) - len(run.judges)  # those not asked cost nothing
+            run.verifier_calls += len(event.verdicts) - event.asked  # those not asked cost nothing
             if run.tree[event.id].status != "pruned":
                 run.tree.judge(event.id, event.verdicts)
+                self._prune(run)
         else:
             (run.comparing or set()).discard(event.at)
             for name, verdict in event.verdicts.items():
@@ -297,27 +316,55 @@ class Loop:
         if counted is None:
             return  # another result for the same request came first
         run.generated += len(branch.token_ids) + branch.discarded - counted
+        run.prefilled += branch.prefill_tokens
         run.tree.attach(branch)
+        self._prune(run)
         if run.ending is None and run.tree[branch.id].status != "pruned":
             self._judge(run, branch)
 
     def _judge(self, run: _Run, branch: Branch) -> None:
         """Send a complete branch to the verifiers. One that compares branches is asked at the end, but what that
         costs is set aside now."""
-        if not (run.judges or run.comparers) or branch.finish not in COMPLETE:
-            return
+        whole = branch.finish in COMPLETE
+        judges = run.judges if whole else run.step_judges if branch.finish == "step" else ()
         limit = self.means.budget.verifier_calls
-        cost = len(run.judges) + len(run.comparers)
+        cost = len(judges) + (len(run.comparers) if whole else 0)
+        if not cost:
+            return
         if limit is not None and run.verifier_calls + cost > limit:
             self._end(run, "budget", f"the budget of {limit} verifier calls is spent")
             return
         run.verifier_calls += cost
-        run.reserved.add(branch.id)
-        if run.judges:
+        if whole:
+            run.reserved.add(branch.id)
+        if judges:
             run.judging.add(branch.id)
-            whole = run.tree.branch(branch.id)
-            asked = self.means.pool.submit(run.judges, run.tree.problem, whole)
-            asked.add_done_callback(lambda said: self.inbox.put((run, _Judged(branch.id, _verdicts(said, 1)))))
+            asked = self.means.pool.submit(judges, run.tree.problem, run.tree.branch(branch.id))
+            put = partial(self._put_verdicts, run, branch.id, len(judges))
+            asked.add_done_callback(put)
+
+    def _put_verdicts(self, run: _Run, name: str, asked: int, said: Future[tuple[Verdict, ...]]) -> None:
+        self.inbox.put((run, _Judged(name, _verdicts(said, 1), asked)))
+
+    def _prune(self, run: _Run) -> None:
+        """Give up what the strategy gives up, and cancel it where it is being decoded."""
+        prune = getattr(self.means.strategy, "prune", None)
+        if prune is None or run.ending is not None:
+            return
+        tree = run.tree
+        try:
+            with boundary(f"strategy {type(self.means.strategy).__name__}"):
+                for name, reason in prune(tree):
+                    if name in tree and tree[name].status == "pruned":
+                        continue
+                    tree.prune(name, reason)
+        except (PluginError, UsageError) as error:
+            tree.note(ROOT, str(error))
+            self._end(run, "failed", str(error))
+            return
+        doomed = [name for name in run.decoding if tree[name].status == "pruned"]
+        if doomed:
+            self.decoder.cancel(run.key, doomed)
 
     def _compare(self, run: _Run) -> None:
         """Ask the verifiers that compare branches about all that are complete, but for those whose verdict on each of
@@ -356,6 +403,8 @@ class Loop:
             self._end(run, "verified" if first else "exhausted", told)
         elif budget.tokens is not None and run.generated >= budget.tokens:
             self._end(run, "budget", f"the budget of {budget.tokens} tokens is spent")
+        elif budget.prefill_tokens is not None and run.prefilled >= budget.prefill_tokens:
+            self._end(run, "budget", f"the budget of {budget.prefill_tokens} prefill tokens is spent")
         elif run.deadline is not None and time.monotonic() >= run.deadline:
             self._end(run, "budget", f"the budget of {budget.seconds:g} seconds is spent")
         elif budget.branches is not None and run.branches >= budget.branches and not run.decoding and not run.judging:
@@ -397,6 +446,8 @@ class Loop:
         run.tree.end(ended)
         del self.runs[run.key]
         self.means.pool.forget(run.key)
+        if (limit := getattr(self.decoder, "limit", None)) is not None:
+            limit(run.key, None, None)
         self.done.append(Solution.of(run.tree, ended))
 
     def _waits(self, run: _Run, status: RunStatus) -> bool:

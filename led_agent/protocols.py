@@ -25,6 +25,10 @@ class Strategy(Protocol):
     Stateless: all it needs is on the tree, so that resuming, replaying and moving it to another machine come free.
     A strategy may also have ``finished(tree) -> bool``: the search ends, and cancels what is in flight, as soon as
     it is true. Without it, the search ends at the first accepted branch.
+
+    And it may have ``prune(tree) -> Sequence[tuple[str, str]]``, asked whenever a branch or its verdict has come: node
+    ids to give up, each with the reason. What is below them goes with them; what is being decoded is cancelled, and no
+    verifier is asked about a branch that was given up before.
     """
 
     def propose(self, tree: Tree, slots: int) -> Sequence[DecodeRequest]:
@@ -52,6 +56,8 @@ class Verifier(Protocol):
       together, with ``batch_size``, how many it takes at most: one call in place of several.
     - ``together(problem, branches) -> Sequence[Verdict | bool | float]``, one for each branch, for a verifier that
       compares branches with each other. It is asked once, when a problem's branches are complete, and not called.
+    - ``step(problem, branch) -> Verdict | bool | float``, asked where a branch ends at a step of a longer answer (a
+      process reward). A rejection rejects the step; an acceptance only ranks it by its score.
     - ``close()``, called when the search is closed.
     """
 
@@ -79,7 +85,12 @@ Sink = Callable[[DecodeEvent], None]
 
 
 class Decoder(Protocol):
-    """Grows branches, in this process or elsewhere."""
+    """Grows branches, in this process or elsewhere.
+
+    One that sees each step may have ``limit(problem, tokens, prefill_tokens)``: cancel all that is being decoded for a
+    problem as soon as so many tokens have been generated or prefilled for it from now on; None is no limit, and two of
+    them lift what was there. Without it a budget is run over by what is decoded between two reports.
+    """
 
     @property
     def slots(self) -> int:

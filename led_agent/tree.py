@@ -137,8 +137,9 @@ class Tree:
         return [child for child in found if purpose is None or child.purpose == purpose]
 
     def leaves(self) -> list[Node]:
-        """Decoded nodes with nothing below them."""
-        return [n for n in self.nodes() if n.branch is not None and self._graph.out_degree(n.id) == 0]
+        """Decoded nodes that nothing below them continues whole: a fork inside a branch, or another prompt, leaves it a
+        leaf."""
+        return [n for n in self.nodes() if n.branch is not None and not self._continued(n.id)]
 
     def pending(self) -> list[Node]:
         """Nodes that are being decoded."""
@@ -167,7 +168,8 @@ class Tree:
             UsageError: the node has not been decoded.
         """
         parts: list[Branch] = []
-        for name in self._run_of(node):
+        run = self._run_of(node)
+        for name in run:
             part = self[name].branch
             if part is None:
                 raise UsageError(f"node {name!r} has not been decoded yet")
@@ -176,6 +178,7 @@ class Tree:
             raise UsageError("the root holds no branch")
         if len(parts) == 1:
             return parts[0]
+        parts = _trimmed(parts, [self._request(name) for name in run[1:]])
         sequences = ("token_ids", "logprobs", "final_logprobs", "entropies", "explored")
         merged = {name: tuple(x for part in parts for x in getattr(part, name)) for name in sequences}
         merged["rollbacks"] = tuple(r for part in parts for r in part.rollbacks)
@@ -209,9 +212,12 @@ class Tree:
         *,
         siblings: int | None = None,
         parent: str = ROOT,
+        keep: int | None = None,
+        exclude: Sequence[int] = (),
         decoding: Decoding | None = None,
         max_tokens: int | None = None,
         step: Sequence[str] = (),
+        max_step_tokens: int | None = None,
         prompt: str | Sequence[Message] | None = None,
         purpose: str = "explore",
         trigger: str = "",
@@ -224,12 +230,19 @@ class Tree:
         Args:
             siblings: How many are asked for in all, over this and later calls for the same parent and purpose; by
                 default ``n``. Siblings share random numbers as ``Decoding.siblings`` says.
+            keep: How many of the parent's own tokens are kept, for a fork inside it; None keeps all.
+            exclude: Tokens that the first new one must not be.
+            max_tokens: New tokens at most; by default what the search's limit leaves after the prefix.
+            step, max_step_tokens: Where a step ends, after which the branch may be continued.
             prompt: Ask something else than the parent was asked; the children then start over.
+
+        Raises:
+            UsageError: the parent has not been decoded, or has fewer tokens than are to be kept.
         """
         above = self[parent]
         asked = above.request.prompt if above.request else self.problem.prompt
         fresh = prompt is not None and (prompt if isinstance(prompt, str) else tuple(prompt)) != asked
-        prefix = () if parent == ROOT or fresh else self.branch(parent).token_ids
+        prefix = () if parent == ROOT or fresh else self._prefix(parent, keep)
         first = self._graph.out_degree(parent) + 1
         names = [str(k) if parent == ROOT else f"{parent}.{k}" for k in range(first, first + n)]
         places = self._places(parent, purpose, n, max(n, siblings or n))
@@ -242,10 +255,13 @@ class Tree:
                 decoding=decoding if decoding is not None else self.started.decoding,
                 seed=derive_seed(self.started.seed, self.problem, name),
                 sibling=place,
-                max_tokens=max_tokens if max_tokens is not None else self.started.max_tokens,
+                max_tokens=max_tokens if max_tokens is not None else max(1, self.started.max_tokens - len(prefix)),
                 prefix_ids=prefix,
+                keep=keep,
+                exclude=tuple(exclude),
                 stop=self.started.stop,
                 step=_strings(step),
+                max_step_tokens=max_step_tokens,
                 purpose=purpose,
                 trigger=trigger,
             )
@@ -406,6 +422,29 @@ class Tree:
             stop=started.stop,
         )
 
+    def _request(self, name: str) -> DecodeRequest | None:
+        found: DecodeRequest | None = self._graph.nodes[name]["request"]
+        return found
+
+    def _continues(self, request: DecodeRequest) -> bool:
+        """Whether a request goes on where its parent ends, instead of forking inside it or asking something else."""
+        above = self._graph.nodes[request.parent]
+        asked = above["request"].prompt if above["request"] is not None else self.problem.prompt
+        own = len(above["branch"].token_ids) if above["branch"] is not None else 0
+        return request.prompt == asked and (request.keep is None or request.keep >= own)
+
+    def _continued(self, node: str) -> bool:
+        below = (self._request(name) for name in self._graph.successors(node))
+        return any(request is not None and self._continues(request) for request in below)
+
+    def _prefix(self, parent: str, keep: int | None) -> tuple[int, ...]:
+        """The tokens of the output that ends in ``parent``, all or up to so many of its own."""
+        whole, own = self.branch(parent).token_ids, self[parent].branch
+        most = len(own.token_ids) if own is not None else 0
+        if keep is not None and not 0 <= keep <= most:
+            raise UsageError(f"keep is {keep}; node {parent!r} has {most} tokens of its own to keep")
+        return whole if keep is None else whole[: len(whole) - most + keep]
+
     def _run_of(self, node: str) -> list[str]:
         """The nodes whose texts make up the output that ends in ``node``."""
         run: list[str] = []
@@ -467,7 +506,7 @@ class Tree:
         if above.id != ROOT and (above.branch is None or above.status in ("failed", "pruned")):
             state = "still pending" if above.pending else above.status
             raise UsageError(f"request {request.id!r} continues node {above.id!r}, which is {state}")
-        if above.status == "open":
+        if above.status == "open" and self._continues(request):
             self._set(above.id, status="expanded")
         self._graph.add_node(request.id, **_blank(request, order=len(self._graph)))
         self._graph.add_edge(request.parent, request.id)
@@ -495,7 +534,7 @@ class Tree:
         if decisive is not None and decisive.status in ("accepted", "rejected"):
             status = "accepted" if decisive.status == "accepted" else "rejected"
         elif node.status in ("accepted", "rejected"):
-            status = "expanded" if self._graph.out_degree(name) else "open"
+            status = "expanded" if self._continued(name) else "open"
         self._set(name, verdicts=everything, status=status, reason=decisive.reason if decisive else "")
 
     def _prune(self, name: str, reason: str) -> None:
@@ -608,6 +647,21 @@ def _blank(request: DecodeRequest | None, *, order: int) -> dict[str, Any]:
         "notes": (),
         "order": order,
     }
+
+
+def _trimmed(parts: Sequence[Branch], below: Sequence[DecodeRequest | None]) -> list[Branch]:
+    """Branches, each cut to what the one that follows it keeps of it."""
+    cut = []
+    for part, request, after in zip(parts, below, parts[1:], strict=False):
+        keep = request.keep if request is not None else None
+        if keep is None or keep >= len(part.token_ids):
+            cut.append(part)
+            continue
+        names = ("token_ids", "logprobs", "final_logprobs", "entropies", "explored")
+        kept: dict[str, Any] = {name: getattr(part, name)[:keep] for name in names}
+        rollbacks = tuple(r for r in part.rollbacks if r.at <= keep)
+        cut.append(part.model_copy(update={**kept, "text": after.kept_text, "rollbacks": rollbacks}))
+    return [*cut, parts[-1]]
 
 
 def _strings(given: Sequence[str]) -> tuple[str, ...]:

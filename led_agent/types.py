@@ -151,12 +151,16 @@ class DecodeRequest(Record):
         problem: The problem's key.
         prompt: What the model is asked.
         prefix_ids: Tokens already generated on the path to ``parent``; the branch continues after them.
+        keep: How many of ``parent``'s own tokens are the last of ``prefix_ids``, where the branch forks inside it;
+            None where it continues all of them.
+        exclude: Tokens that its first one must not be: it is drawn from what the law leaves without them.
         seed: 63-bit seed of this branch's counter-based random numbers.
         sibling: Its place among branches that were asked for together, for what they share (``Decoding.siblings``,
             orthogonal noise); None where it stands alone.
         max_tokens: At most so many new tokens.
         stop: Strings that end the answer; cut from the text.
         step: Strings that end a step of a longer answer; kept in the text, and the branch may be continued.
+        max_step_tokens: A step ends after so many new tokens at the latest; None is no such limit.
         purpose: What the strategy wants it for, e.g. "explore" or "fallback"; shown on the tree.
         trigger: Why it was proposed, for people.
     """
@@ -170,8 +174,11 @@ class DecodeRequest(Record):
     sibling: Sibling | None = None
     max_tokens: int = Field(ge=1)
     prefix_ids: tuple[int, ...] = ()
+    keep: int | None = Field(default=None, ge=0)
+    exclude: tuple[int, ...] = ()
     stop: tuple[str, ...] = ()
     step: tuple[str, ...] = ()
+    max_step_tokens: int | None = Field(default=None, ge=1)
     purpose: str = "explore"
     trigger: str = ""
 
@@ -203,11 +210,13 @@ class Branch(Record):
 
     Attributes:
         text: The new text, special tokens left out, a stop string cut off.
+        kept_text: What the tokens read as that it keeps of its parent, where it forks inside it.
         finish: "eos" the model ended; "stop" a stop string; "step" a step boundary; "length" the token limit;
             "cancelled" and "error" speak for themselves.
         token_ids: The new tokens.
         logprobs: Each token's log-probability (nat) under the law that it was sampled from, given the noise where
-            there is any (and given the gate's outcome with ``DepthExploration.gate_first``).
+            there is any (and given the gate's outcome with ``DepthExploration.gate_first``). Of a first token that was
+            drawn with others excluded, it is that under the whole law.
         final_logprobs: The same under the model's unperturbed final posterior at temperature 1.
         entropies: Entropy (nat) of that final posterior at each position.
         explored: Whether each token was drawn from a shallower posterior.
@@ -220,6 +229,7 @@ class Branch(Record):
     """
 
     text: str
+    kept_text: str = ""
     id: str = ""
     finish: Finish = "eos"
     token_ids: tuple[int, ...] = ()
@@ -291,8 +301,9 @@ class Budget(Record):
     """What a search may spend; None is no limit.
 
     Attributes:
-        tokens: Generated tokens over all branches. Branches are watched as they grow, so the last few steps of
-            the live branches may run over.
+        tokens: Generated tokens over all branches, rolled back ones included. It may be run over by the tokens of one
+            step, one for each live branch at most.
+        prefill_tokens: Prompt tokens computed over all branches, run over by those admitted together at most.
         seconds: Wall-clock time from the problem's first request. Verifiers that compare branches are asked at the
             end, and have 5 s more where there is less left.
         branches: Requests sent to a decoder.
@@ -301,6 +312,7 @@ class Budget(Record):
     """
 
     tokens: int | None = Field(default=None, ge=1)
+    prefill_tokens: int | None = Field(default=None, ge=1)
     seconds: float | None = Field(default=None, gt=0)
     branches: int | None = Field(default=None, ge=1)
     verifier_calls: int | None = Field(default=None, ge=1)

@@ -364,11 +364,12 @@ def test_a_verdict_out_of_its_limits_is_refused(field: str, value: Any) -> None:
     assert field in refusal(Verdict, **{"status": "accepted", field: value})
 
 
-@pytest.mark.parametrize("field", ["tokens", "seconds", "branches", "verifier_calls"])
+@pytest.mark.parametrize("field", ["tokens", "prefill_tokens", "seconds", "branches", "verifier_calls"])
 @pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, "many"])
 def test_a_budget_of_nothing_or_less_is_refused(field: str, value: Any) -> None:
     assert field in refusal(Budget, **{field: value})
 
 
 def test_a_budget_without_limits() -> None:
-    assert Budget().model_dump() == {"tokens": None, "seconds": None, "branches": None, "verifier_calls": None}
+    limits = {"tokens", "prefill_tokens", "seconds", "branches", "verifier_calls"}
+    assert Budget().model_dump() == dict.fromkeys(limits)

@@ -173,6 +173,13 @@ class SlotCache:
             target.kv[1, :, :, start:stop] = self.values[:, row, :, : stop - start]
         target.filled = stop
 
+    def positions(self, row: int, start: int, stop: int) -> Tensor:
+        """A copy of a row's keys and values [2, layers, kv_heads, stop - start, head_dim] at these positions, which
+        must be the row's own."""
+        begin = int(self.starts[row])
+        places = slice(start - begin, stop - begin)
+        return torch.stack([self.keys[:, row, ..., places].transpose(-1, -2), self.values[:, row, :, places]])
+
     def clear(self, row: int, start: int) -> None:
         """Forget a row's sequence from there on. Needed only where it is not finite: what is masked out is
         multiplied by 0, and 0 · NaN is NaN."""

@@ -5,7 +5,7 @@ This file knows tensors: logits, tapped states, rows and their settings. It does
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from led_agent.decoding.sampling import (
     lay,
     lay_ordered,
     nothing_drawn,
+    plain_law,
     put,
     row_sum,
     sample_plain,
@@ -124,6 +125,8 @@ def choose(
         _distilled(step, distilled)
     for group in plan.groups:
         _explore(step, group)
+    for row, ids in plan.excluded:
+        _exclude(step, plan, row, ids)
     state.follow(step.drawn, coded)
     token = step.drawn.token
     final_logprob = shifted.gather(1, token[:, None]).squeeze(1) - total.log().float()
@@ -219,6 +222,16 @@ def _explore(step: _Step, group: Group) -> None:
     rows = step.inside(group)
     if len(rows) == 0:
         return
+    of = _candidates_of(step, group, rows)
+    drawn, explores = _by_gate(step, group, of) if group.exploration.gate_first else _by_mixture(step, group, of)
+    token = of.ids.gather(1, drawn.token[:, None]).squeeze(1)
+    if not group.everywhere:  # the closing tag's probability was held: drawing it is no exploration
+        explores = explores & (token != step.state.closing(rows))
+    put(step.drawn, rows, Drawn(token, drawn.logprob, drawn.code, drawn.width))
+    step.explored[rows] = explores
+
+
+def _candidates_of(step: _Step, group: Group, rows: Tensor) -> _Candidates:
     temperature = step.temperature[rows]
     everyone = len(rows) == len(step.logits)  # then in their order, and nothing need be copied
     logits = step.logits if everyone else step.logits[rows]  # [m, vocab], the largest 0
@@ -227,13 +240,45 @@ def _explore(step: _Step, group: Group) -> None:
     stay = p0[:, 0] if group.exploration.exploit else torch.zeros_like(p0[:, 0])
     if group.exploration.depths == 1:
         stay = torch.ones_like(stay)
-    of = _Candidates(rows, top.indices, temperature, p0, p0 / p0.sum(-1, keepdim=True), stay, step.u[rows])
-    drawn, explores = _by_gate(step, group, of) if group.exploration.gate_first else _by_mixture(step, group, of)
-    token = of.ids.gather(1, drawn.token[:, None]).squeeze(1)
-    if not group.everywhere:  # the closing tag's probability was held: drawing it is no exploration
-        explores = explores & (token != step.state.closing(rows))
-    put(step.drawn, rows, Drawn(token, drawn.logprob, drawn.code, drawn.width))
-    step.explored[rows] = explores
+    return _Candidates(rows, top.indices, temperature, p0, p0 / p0.sum(-1, keepdim=True), stay, step.u[rows])
+
+
+def _exclude(step: _Step, plan: Plan, row: int, ids: Tensor) -> None:
+    """Draw a row's token again, from its law without some tokens. It happens once a branch, at its first token, so the
+    law is written out over the whole vocabulary. A row with nothing left to draw is unsound."""
+    rows = torch.tensor([row], device=step.u.device)
+    law, explored = _whole_law(step, plan, rows, ids)
+    left = law.index_fill(1, ids, 0.0)
+    remains = left.sum(-1)
+    if not bool(remains > 0):
+        step.sound[rows] = False
+        return
+    drawn = lay(left, step.u[rows])
+    logprob = drawn.logprob + remains.log().float()  # of the whole law, which is what the tree's sums are made of
+    put(step.drawn, rows, Drawn(drawn.token, logprob, drawn.code, drawn.width))
+    share = (explored.gather(1, drawn.token[:, None]) / law.gather(1, drawn.token[:, None])).squeeze(1)
+    step.explored[rows] = step.gate[rows] < share
+
+
+def _whole_law(step: _Step, plan: Plan, rows: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """The law of one row's next token, float64 [1, vocab], and what of it comes from shallower posteriors."""
+    logits = step.logits[rows]
+    if bool(step.temperature[rows] == 0):  # greedy takes the most probable of what is left
+        logits = logits.index_fill(1, ids, float("-inf"))
+    nothing = torch.zeros(logits.shape, dtype=torch.float64, device=logits.device)
+    for group in plan.groups:
+        if bool((step.inside(group) == rows).any()):
+            of = _candidates_of(step, group, rows)
+            q = _explored(step, group, of, torch.full_like(of.stay, group.exploration.depths > 1, dtype=torch.bool))
+            from_q = (1 - of.stay[:, None]) * q
+            law = nothing.scatter(1, of.ids, of.stay[:, None] * of.plain + from_q)
+            return law, nothing.scatter(1, of.ids, from_q)
+    for typical in plan.typical:
+        if bool((typical.rows == rows).any()):
+            return warped(logits, typical.filters).double().softmax(-1), nothing
+    plain = plan.plain
+    alone = replace(plain, **{name: getattr(plain, name)[rows] for name in ("temperature", "top_k", "top_p", "min_p")})
+    return plain_law(logits, alone), nothing
 
 
 def candidates(top: Tensor, logits: Tensor, temperature: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ from led_agent.engine.memory import MemoryPlan, free_bytes
 from led_agent.engine.model import ModelParts, load_parts
 from led_agent.engine.plan import Plan
 from led_agent.engine.prefixes import CHUNK, Prefixes
+from led_agent.engine.replay import first_ready, replay_of, replays
 from led_agent.engine.requests import BranchEvent, EngineRequest
 from led_agent.engine.scoring import CleanScorer
 from led_agent.engine.state import RowState
@@ -107,11 +108,14 @@ class Engine:
         self._spoilt: set[int] = set()  # rows behind the live ones that may hold what is not finite
         self._plan: Plan | None = None
         self._static: StaticPlan | None = None
+        # There a token's keys and values are the same to the bit only where they come from a step of its own.
+        self._exact = parts.device.type == "cpu" and parts.dtype == torch.float32
         cuda = parts.device.type == "cuda"
         steps = ahead if ahead is not None else _AHEAD if cuda else 0
         self._ahead = Ahead(parts, self._cache, self._state, steps, capture=cuda) if steps else None
         self._flying: deque[tuple[Ticket, list[Growing]]] = deque()  # launched, and not looked at yet
         self.slot_steps = self.busy_slot_steps = self.steps = 0
+        self.generated_tokens = self.prefill_tokens = 0  # computed so far, rolled back ones included
 
     @classmethod
     def load(cls, model: str | Path, device: str = "auto", dtype: str = "auto", *, slots: int = 16) -> Self:
@@ -167,7 +171,9 @@ class Engine:
             max_tokens=min(request.max_tokens, room),
             stop=tuple(request.stop),
             step=tuple(request.step),
-            detokenizer=Detokenizer(self.parts.tokenizer),
+            max_step_tokens=request.max_step_tokens,
+            exclude=tuple(request.exclude),
+            detokenizer=Detokenizer(self.parts.tokenizer, prefix.generated),
             sibling=siblings if request.n > 1 else request.sibling,
             watch=Watch(decoding.guard) if decoding.guard is not None else None,
         )
@@ -208,13 +214,18 @@ class Engine:
     def cancel(self, ids: Iterable[str]) -> list[BranchEvent]:
         """End branches now; each one's final event, with what it had."""
         doomed = set(ids)
-        events = [self._retire(row, "cancelled") for row in self._rows_of(doomed)]
+        events = [event for row in self._rows_of(doomed) for event in self._retire(row, "cancelled")]
         for growing in [g for g in self._waiting if g.id in doomed]:
             self._waiting.remove(growing)
             events.append(growing.done("cancelled"))
+        self._retire_idle_replays()
         if not self._live:
             self._flying.clear()
         return events
+
+    def growing(self) -> list[tuple[str, int, int]]:
+        """Branches that grow or wait: id, tokens computed so far, and tokens prefilled."""
+        return [(g.id, g.tokens, g.prefill_tokens) for g in (*self._live, *self._waiting) if g.replay is None]
 
     @property
     def busy(self) -> bool:
@@ -258,7 +269,7 @@ class Engine:
             if until_done and events:
                 break
         if progress:
-            events += [growing.progress() for growing in self._live if growing.token_ids]
+            events += [g.progress() for g in self._live if g.token_ids and g.replay is None]
         return events
 
     def _fly(self) -> list[BranchEvent] | None:
@@ -291,7 +302,7 @@ class Engine:
         return sum(ticket.steps for ticket, _ in self._flying)
 
     def _make_static_plan(self) -> StaticPlan | None:
-        if any(growing.reads_boundaries for growing in self._live):
+        if any(g.reads_boundaries or g.excludes or g.replay is not None for g in self._live):
             return None
         rows = 1 << (len(self._live) - 1).bit_length()  # few different numbers, for each has its graph
         return StaticPlan.of(
@@ -321,6 +332,7 @@ class Engine:
             self.parts,
             [g.sibling for g in self._live],
             sharing=self._sharing(),
+            excluded=[g.exclude if g.excludes else () for g in self._live],
         )
 
     def _sharing(self) -> list[Sharing]:
@@ -344,25 +356,45 @@ class Engine:
         that are growing don't stand still for long; those behind it wait in turn."""
         events: list[BranchEvent] = []
         computed = 0
-        while self._waiting and len(self._live) < self.slots and computed < CHUNK:
-            growing = self._waiting[0]
+        while len(self._live) < self.slots and computed < CHUNK:
+            growing = first_ready(self._waiting, self._live)
+            if growing is None:
+                break
             growing.began = growing.began or time.perf_counter()
-            refusal = self._make_room(growing) if growing.max_tokens >= 1 else None
+            replay = self._replay_for(growing)
+            refusal = self._make_room(replay or growing) if growing.max_tokens >= 1 else None
             if growing.max_tokens < 1 or refusal is not None:
-                self._waiting.popleft()
+                self._waiting.remove(growing)
                 events.append(growing.done("error" if refusal is not None else "length", refusal))
                 continue
-            cache = None
-            if len(growing.prefix.ids) > 1:
-                cache, new = self._prefixes.advance(growing.prefix)
+            cache, prefix = None, (replay or growing).prefix
+            if len(prefix.ids) > 1:
+                cache, new = self._prefixes.advance(prefix)
                 computed += new
                 growing.prefill_tokens += new
+                self.prefill_tokens += new
                 if cache is None:
                     continue
-            self._waiting.popleft()
-            self._place(growing, cache)
+            if replay is None:
+                self._waiting.remove(growing)
+            self._place(replay or growing, cache)
         self._prefixes.forget(growing.prefix for growing in self._waiting)
         return events
+
+    def _replay_for(self, growing: Growing) -> Growing | None:
+        """What has to be decoded again before a branch can go on from its prefix: what other branches left behind is
+        not there, or no longer."""
+        if not self._exact or growing.max_tokens < 1:
+            return None
+        known = self._prefixes.known(growing.prefix)
+        return replay_of(growing, known) if known < len(growing.prefix.generated) else None
+
+    def _retire_idle_replays(self) -> None:
+        """Stop replays of prefixes that nobody waits for."""
+        wanted = {(g.prefix.prompt, g.prefix.generated) for g in self._waiting}
+        idle = {g.id for g in self._live if g.replay is not None and (g.prefix.prompt, g.replay) not in wanted}
+        for row in self._rows_of(idle):
+            self._retire(row, "cancelled")
 
     def _shares(self, growing: Growing) -> bool:
         """Whether a branch attends to its prefix where that is. Its request alone decides, so that its tokens do not
@@ -452,7 +484,7 @@ class Engine:
             if finish is not None:
                 ended[growing.id] = finish, error
         # From the last row down, so that moving the last live row into a gap never moves one that is to end.
-        return [self._retire(row, *ended[self._live[row].id]) for row in self._rows_of(set(ended))]
+        return [event for row in self._rows_of(set(ended)) for event in self._retire(row, *ended[self._live[row].id])]
 
     def _grow(
         self,
@@ -471,8 +503,18 @@ class Engine:
                 self._turn_back(row, growing, Finding("nonfinite", 0.0, 0.0, len(growing.token_ids)))
                 return None, None
             at = len(growing.prefix.ids) + len(growing.token_ids)
+            if growing.excludes:
+                told = f"nothing can be drawn at position {at} without the {len(growing.exclude)} excluded tokens"
+                return "error", told
             return "error", f"the model's logits at position {at} are not finite"
+        if growing.replay is not None:
+            self.prefill_tokens += 1
+            self._state.token[row] = growing.follow_replay(self._waiting)
+            return ("step" if growing.so_far().generated == growing.replay else None), None
+        if growing.excludes:
+            self._plan = None
         growing.token_ids.append(token)
+        self.generated_tokens += 1
         growing.logprobs.append(logprob)
         growing.final_logprobs.append(final)
         growing.entropies.append(entropy)
@@ -495,7 +537,10 @@ class Engine:
             return "stop", fresh
         if fresh and find_stop(growing.detokenizer, fresh, growing.step, cut=False):
             return "step", fresh
-        return ("length" if len(growing.token_ids) >= growing.max_tokens else None), fresh
+        if len(growing.token_ids) >= growing.max_tokens:
+            return "length", fresh
+        limit = growing.max_step_tokens
+        return ("step" if limit is not None and len(growing.token_ids) >= limit else None), fresh
 
     def _follow_steps(self, row: int, growing: Growing, fresh: str, *, ending: bool) -> bool:
         """Note where a step of thought ends, and turn the branch back where its guard finds it degraded; whether it
@@ -553,7 +598,7 @@ class Engine:
         growing.final_logprobs[known:] = logprobs
         growing.entropies[known:] = entropies
 
-    def _retire(self, row: int, finish: Finish, error: str | None = None) -> BranchEvent:
+    def _retire(self, row: int, finish: Finish, error: str | None = None) -> list[BranchEvent]:
         """Free a row: the last live one moves into it, so that live rows stay together."""
         growing = self._live[row]
         if growing.noisy and growing.token_ids:
@@ -561,6 +606,8 @@ class Engine:
         growing.scorer = None
         if finish == "error":
             self._cache.clear(row, 0)
+        elif finish != "cancelled" and not growing.noisy:
+            self._prefixes.leave(growing.so_far(), self._cache, row, growing.shared)
         last = len(self._live) - 1
         if row == last and finish == "error":
             # Computed on as a row for nobody, from the same state, it may become what it was.
@@ -571,11 +618,27 @@ class Engine:
             self._live[row] = self._live[last]
         self._live.pop()
         self._plan = None
+        if growing.replay is not None:
+            return self._end_replay(growing, finish, error)
         self._finished[growing.id] = growing.so_far(), len(growing.token_ids)
         while len(self._finished) > _KEEP_FINISHED:
             self._finished.popitem(last=False)
         growing.shared = None
-        return growing.done(finish, error)
+        return [growing.done(finish, error)]
+
+    def _end_replay(self, replay: Growing, finish: Finish, error: str | None) -> list[BranchEvent]:
+        """Branches that waited for it are admitted next; where it failed, they fail."""
+        if finish == "cancelled":
+            return []
+        if error is None:
+            # Kept at once as what somebody waits for: what is only left behind could be displaced before the next
+            # step, and would have to be replayed again.
+            self._prefixes.advance(Prefix(replay.prefix.prompt, replay.replay or ()))
+            return []
+        failed = [g for g in self._waiting if replays(replay, g.prefix)]
+        for growing in failed:
+            self._waiting.remove(growing)
+        return [growing.done("error", error) for growing in failed]
 
     def _rows_of(self, ids: set[str]) -> Iterator[int]:
         """Rows of these branches, the last first; safe while they are being retired."""

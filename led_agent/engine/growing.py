@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -49,6 +50,8 @@ class Growing:
     max_tokens: int
     stop: tuple[str, ...]
     step: tuple[str, ...]
+    max_step_tokens: int | None
+    exclude: tuple[int, ...]
     detokenizer: Detokenizer
     sibling: Sibling | None = None
     watch: Watch | None = None
@@ -64,6 +67,7 @@ class Growing:
     rollbacks: list[Rollback] = field(default_factory=list)
     discarded: int = 0
     ended: bool = False
+    replay: tuple[int, ...] | None = None  # the whole of what it decodes again, for others; no branch of its own
 
     @property
     def position(self) -> int:
@@ -92,6 +96,11 @@ class Growing:
         return self.watch is not None or (self.noisy and noise is not None and noise.hold == "step")
 
     @property
+    def excludes(self) -> bool:
+        """Whether its next token must not be some."""
+        return bool(self.exclude) and not self.token_ids
+
+    @property
     def tokens(self) -> int:
         """Computed so far, rolled back ones included."""
         return len(self.token_ids) + self.discarded
@@ -104,9 +113,19 @@ class Growing:
         self.discarded += len(self.token_ids) - length
         for kept in (self.token_ids, self.logprobs, self.final_logprobs, self.entropies, self.explored):
             del kept[length:]
-        self.detokenizer = self.detokenizer.begun_with(self.token_ids)
+        self.detokenizer = self.detokenizer.again(self.token_ids)
         if self.scorer is not None:
             self.scorer.roll_back(length)
+
+    def follow_replay(self, waiting: Iterable[Growing]) -> int:
+        """The next token of what is decoded again; the first that waits for it is charged."""
+        token = (self.replay or ())[len(self.prefix.generated) + len(self.token_ids)]
+        self.token_ids.append(token)
+        for other in waiting:
+            if other.prefix.prompt == self.prefix.prompt and other.prefix.generated == self.replay:
+                other.prefill_tokens += 1
+                break
+        return token
 
     def progress(self) -> BranchEvent:
         """How far it is."""

@@ -23,11 +23,13 @@ def check(request: EngineRequest, prefix: Prefix, parts: ModelParts, memory: Mem
     """
     _check_tokens(request, prefix, parts)
     request.decoding.check_model(parts.n_blocks, parts.vocab)
-    for name, value in (("max_tokens", request.max_tokens), ("n", request.n)):
-        if value < 1:
+    limits = (("max_tokens", request.max_tokens), ("n", request.n), ("max_step_tokens", request.max_step_tokens))
+    for name, value in limits:
+        if value is not None and value < 1:
             raise UsageError(f"request {request.id!r}: {name} is {value}; at least 1 is needed")
     if not 0 <= request.seed < 2**63:
         raise UsageError(f"request {request.id!r}: seed is {request.seed}; allowed are 0 to 2**63 - 1")
+    _check_exclusion(request, parts)
     if (request.stop or request.step) and parts.tokenizer is None:
         raise UsageError(f"request {request.id!r} has stop strings, but the engine has no tokenizer to read text with")
     length = min(len(prefix.ids) + request.max_tokens, parts.context)
@@ -50,6 +52,19 @@ def _check_tokens(request: EngineRequest, prefix: Prefix, parts: ModelParts) -> 
     wrong = [t for t in prefix.ids if not 0 <= t < parts.vocab]
     if wrong:
         raise UsageError(f"request {request.id!r}: token {wrong[0]} is outside the vocabulary of {parts.vocab}")
+
+
+def _check_exclusion(request: EngineRequest, parts: ModelParts) -> None:
+    wrong = [t for t in request.exclude if not 0 <= t < parts.vocab]
+    if wrong:
+        raise UsageError(
+            f"request {request.id!r}: excluded token {wrong[0]} is outside the vocabulary of {parts.vocab}"
+        )
+    if request.exclude and request.decoding.distiller is not None:
+        raise UsageError(
+            f"request {request.id!r} excludes tokens, which esamp can't: its law depends on what was decoded before; "
+            "use another decoding"
+        )
 
 
 def prefix_of(request: EngineRequest, parent: tuple[Prefix, int] | None) -> Prefix:

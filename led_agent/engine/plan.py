@@ -79,6 +79,7 @@ class Plan:
     distilled: tuple[Distilled, ...]
     typical: tuple[Typical, ...]
     penalty: Tensor | None  # float32 [rows], where a row has one
+    excluded: tuple[tuple[int, Tensor], ...] = ()  # rows that must not draw some tokens now, int64 [few]
     sharing: tuple[Sharing, ...] = ()
 
     @property
@@ -96,9 +97,10 @@ class Plan:
         parts: ModelParts,
         siblings: Sequence[Sibling | None] = (),
         sharing: Sequence[Sharing] = (),
+        excluded: Sequence[Sequence[int]] = (),
     ) -> Plan:
-        """Args: one decoding and resolved span ("think", "all", "none") for each row, each row's siblings, and which
-        rows share prefixes."""
+        """Args: one decoding and resolved span ("think", "all", "none") for each row, each row's siblings, which rows
+        share prefixes, and which tokens each row must not draw now."""
         device = parts.device
         family = siblings or [None] * len(decodings)
         stratified = [_stratified(d, s) for d, s in zip(decodings, family, strict=True)]
@@ -144,6 +146,7 @@ class Plan:
             distilled=distilled,
             typical=typical,
             penalty=torch.tensor([d.repetition_penalty for d in decodings], device=device) if penalised else None,
+            excluded=tuple((row, torch.tensor(list(ids), device=device)) for row, ids in enumerate(excluded) if ids),
             sharing=tuple(sharing),
         )
 

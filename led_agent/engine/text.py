@@ -8,25 +8,39 @@ from typing import Any
 __all__ = ["Detokenizer", "find_stop"]
 
 _UNFINISHED = "\ufffd"  # what a tokenizer gives for bytes that don't make a character yet
+_CONTEXT = 16  # tokens before the first, which its text may depend on
 
 
 class Detokenizer:
     """Text of a growing token sequence, special tokens left out. Without a tokenizer there is no text.
 
     A token's text depends on its neighbours (leading spaces, characters split over tokens), so each new piece is the
-    difference between decoding a short window with and without the new tokens.
+    difference between decoding a short window with and without the new tokens. ``before`` are the tokens of the same
+    output that another has given out.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, before: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
-        self._ids: list[int] = []
+        self._before = tuple(before[-_CONTEXT:])
+        self._ids: list[int] = list(self._before)
         self._start = self._read = 0  # the window begins at _start; what is before _read has been given out
         self._cut = False
         self.text = ""
+        self._catch_up_with_before()
 
-    def begun_with(self, tokens: Sequence[int]) -> Detokenizer:
-        """A new one of the same tokenizer, that has taken these tokens."""
-        fresh = Detokenizer(self._tokenizer)
+    def _catch_up_with_before(self) -> None:
+        """What came before has been given out by another, but for the bytes of a character that is not complete."""
+        self._read = len(self._ids)
+        if self._tokenizer is None:
+            return
+        while self._read and self._tokenizer.decode(self._ids[: self._read], skip_special_tokens=True).endswith(
+            _UNFINISHED
+        ):
+            self._read -= 1
+
+    def again(self, tokens: Sequence[int]) -> Detokenizer:
+        """A new one that stands at the same place, and has taken these tokens."""
+        fresh = Detokenizer(self._tokenizer, self._before)
         for token in tokens:
             fresh.append(token)
         return fresh

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from led_agent.engine import BranchEvent, Engine, EngineRequest
+from led_agent.engine.growing import Prefix
 from led_agent.engine.memory import MemoryPlan
 from led_agent.engine.model import ModelParts
 from led_agent.engine.prefixes import CHUNK
@@ -128,7 +129,7 @@ def test_a_prompt_that_nobody_waits_for_any_more_is_prefilled_no_further():
     assert (event.branch.finish, event.branch.token_ids) == ("cancelled", ())
     assert event.branch.prefill_tokens < 1299
     engine.step(tokens=8)
-    assert engine._prefixes[tuple(prompt_of(1299))].filled < 1299
+    assert engine._prefixes[Prefix(tuple(prompt_of(1300)), ())].filled < 1299
     again = branches(engine, long)["long"]  # goes on where that one was
     assert again.prefill_tokens + event.branch.prefill_tokens == 1299
     assert same(again, branches(Engine(ROOMY, slots=1), long)["long"])
@@ -164,11 +165,11 @@ def test_a_prompt_is_kept_as_long_as_somebody_waits_for_it(monkeypatch: pytest.M
     events = []
     while engine.busy:
         events += engine.step()
-        assert (tuple(PROMPT[:-1]) in engine._prefixes._kept) == bool(engine._waiting)
+        assert ((tuple(PROMPT), ()) in engine._prefixes._kept) == bool(engine._waiting)
     computed = {name: branch.prefill_tokens for name, branch in ended(events).items()}
-    # The second request's base is the whole prompt but its last token.
+    # The second request's base is the whole prompt: branches of the first have left its last token behind.
     assert {name for name, new in computed.items() if new} == {"x/0", "y/0"}
-    assert (computed["x/0"], computed["y/0"]) == (5, 3)
+    assert (computed["x/0"], computed["y/0"]) == (5, 2)
     assert len(engine._prefixes) == 0
 
 
@@ -455,7 +456,7 @@ def test_tokens_that_a_parent_began_with_are_kept_beside_its_own():
     engine.submit(EngineRequest("later", parent="p", parent_tokens=2, decoding=GREEDY, max_tokens=6))
     grown |= ended(rest_of(engine))
     assert list(grown["live"].token_ids) == list(grown["later"].token_ids) == greedy(MODEL, stem, 6)
-    assert (grown["live"].prefill_tokens, grown["later"].prefill_tokens) == (0, 5)
+    assert (grown["live"].prefill_tokens, grown["later"].prefill_tokens) == (0, 0)
 
 
 def test_a_fork_of_a_noisy_branch_starts_from_what_the_model_itself_computes():

@@ -118,7 +118,8 @@ def test_a_branch_continues_from_its_parent_and_from_known_tokens():
         make_engine(MODEL), EngineRequest("c", PROMPT, Decoding.greedy(), prefix_ids=whole[:10], max_tokens=14)
     )["c"]
     assert list(child.token_ids) == list(known.token_ids) == whole[10:]
-    assert child.prefill_tokens == 10  # only what follows the prompt; the last token is left to the first step
+    assert child.prefill_tokens == 0  # its parent left its keys and values behind
+    assert known.prefill_tokens == len(PROMPT) - 1 + 10  # here nobody did: what is known is decoded again
     assert same(child, known)
 
 

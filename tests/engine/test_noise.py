@@ -16,6 +16,7 @@ from led_agent.decoding.noise import perturb
 from led_agent.engine import Engine, EngineRequest
 from led_agent.engine import engine as engine_module
 from led_agent.engine.cache import SlotCache
+from led_agent.engine.growing import Prefix
 from led_agent.types import Branch, Decoding, DepthExploration, LatentNoise, QualityGuard, Sibling
 from tests.engine.reference import branches, full_logits, make_engine
 from tests.tiny import FAMILIES, tiny_model, tiny_tokenizer
@@ -190,7 +191,8 @@ def test_noise_never_reaches_the_prompts_keys_and_values(prompt_end: bool):
             assert torch.equal(ours[:, :FIRST, :, end + 1], theirs[:, :FIRST, :, end + 1])
             for layer in range(FIRST, 6):
                 assert not torch.equal(ours[:, layer, :, end + 1], theirs[:, layer, :, end + 1])
-    kept, clean = loud._prefixes[tuple(PROMPT[:-1])], quiet._prefixes[tuple(PROMPT[:-1])]
+    whole = Prefix(tuple(PROMPT), ())
+    kept, clean = loud._prefixes[whole], quiet._prefixes[whole]
     assert torch.equal(kept.kv, clean.kv)
 
 
