@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, LlamaModel
 
 from led_agent.countdown import Puzzle
 
@@ -15,6 +16,8 @@ from .problems import CLOSE, END, IDS, NEW_TOKENS, PAD, WORDS, encode, prompt_wo
 
 CONTEXT = 128  # positions
 HEAD = 32  # width of an attention head
+# transformers 5.24 renamed the argument, and warns of its old name.
+_CACHE = "cache" if "cache" in inspect.signature(LlamaModel.forward).parameters else "past_key_values"
 Chooser = Callable[[Sequence[Tensor], Tensor], Tensor]  # states after each block and thinking [rows] -> tokens [rows]
 
 
@@ -80,7 +83,7 @@ def rollout(model: LlamaForCausalLM, start: Tensor, choose: Chooser, max_new: in
     alive, thinking = torch.arange(rows), torch.ones(rows, dtype=torch.bool)
     cache, fed = DynamicCache(config=model.config), start
     for at in range(max_new):
-        out = model.model(input_ids=fed, past_key_values=cache, use_cache=True, output_hidden_states=True)
+        out = model.model(input_ids=fed, **{_CACHE: cache}, use_cache=True, output_hidden_states=True)
         token = choose([state[:, -1] for state in out.hidden_states], thinking)
         grown[alive, at] = token
         thinking = thinking & (token != IDS[CLOSE])
