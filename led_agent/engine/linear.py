@@ -25,7 +25,10 @@ def packed_bytes(layers: Sequence[nn.Linear]) -> int:
 
 
 def _packable(weight: Tensor) -> bool:
-    return weight.device.type == "cpu" and weight.dtype in _KINDS and torch._C._has_mkldnn
+    if weight.device.type != "cpu" or weight.dtype not in _KINDS or not torch._C._has_mkldnn:
+        return False
+    # Processors without AVX-512 or its like have no such product in bfloat16: oneDNN refuses it.
+    return weight.dtype != torch.bfloat16 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class Linear:

@@ -48,7 +48,7 @@ def test_a_row_is_to_the_bit_the_same_whatever_the_number_of_rows(dtype: torch.d
     torch.manual_seed(0)
     linear = Linear([nn.Linear(576, 1536, bias=False, dtype=dtype)], pack=pack)
     x, other = torch.randn(64, 576).to(dtype), torch.randn(64, 1536).to(dtype)
-    if dtype == torch.bfloat16 and not pack:
+    if dtype == torch.bfloat16 and not linear.packed:
         pytest.skip("unpacked bfloat16 products make no such promise")
     with torch.inference_mode():
         for call in (
@@ -65,3 +65,15 @@ def test_a_row_is_to_the_bit_the_same_whatever_the_number_of_rows(dtype: torch.d
 def test_only_what_can_be_packed_counts():
     layers = [nn.Linear(512, 512), nn.Linear(512, 512, dtype=torch.float64)]
     assert packed_bytes(layers) == 4 * 512 * 512
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_bfloat16_is_packed_only_where_the_processor_multiplies_it(monkeypatch: pytest.MonkeyPatch, *, supported: bool):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    layer = nn.Linear(512, 512, bias=False, dtype=torch.bfloat16)
+    assert packed_bytes([layer]) == (2 * 512 * 512 if supported else 0)
+    if not supported:
+        linear, x = Linear([layer], pack=True), torch.randn(3, 512, dtype=torch.bfloat16)
+        assert not linear.packed
+        with torch.inference_mode():
+            torch.testing.assert_close(linear(x), layer(x))
