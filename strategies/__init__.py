@@ -4,6 +4,7 @@ if __name__ != "led_agent.strategies":
     raise ImportError("this folder is led_agent.strategies; import it under that name")
 
 from led_agent.strategies.best_of_n import BestOfN
+from led_agent.strategies.entropy_branching import EntropyBranching
 from led_agent.strategies.fallback import Fallback
 
-__all__ = ["BestOfN", "Fallback"]
+__all__ = ["BestOfN", "EntropyBranching", "Fallback"]

@@ -10,7 +10,7 @@ import pytest
 from led_agent import Budget, Decoding, Search
 from led_agent.local import LocalDecoder
 from led_agent.steps import StepJudge, step_judges
-from led_agent.strategies import BestOfN
+from led_agent.strategies import BestOfN, EntropyBranching
 from led_agent.tree import ROOT, Tree
 from led_agent.types import Branch, DecodeRequest, Problem, Verdict
 
@@ -118,3 +118,19 @@ def test_a_process_reward_ranks_and_rejects_steps_and_accepts_none() -> None:
     assert isinstance(judge, StepJudge)
     said = [judge(Problem(prompt="?"), Branch(text=text)) for text in ("0", "0.4", "1")]
     assert [(v.status, v.score) for v in said] == [("rejected", 0.0), ("abstained", 0.4), ("abstained", 1.0)]
+
+
+def test_forks_at_uncertain_tokens_cost_no_prefix_and_differ_where_they_fork(decoder: LocalDecoder) -> None:
+    search = Search(decoder=decoder, strategy=EntropyBranching(n=6), verifiers=[lambda problem, branch: False])
+    solution = search.solve(ASKED)
+    forks = [node for node in solution.tree.nodes() if node.purpose == "fork"]
+    assert len(forks) == 4
+    assert solution.usage.prefill_tokens <= len(decoder.render(ASKED)) - 1
+    for fork in forks:
+        assert fork.request is not None
+        assert fork.parent is not None
+        at, above = fork.request.keep, solution.tree[fork.parent].branch
+        assert at is not None
+        assert above is not None
+        assert fork.branch is not None
+        assert fork.branch.token_ids[0] != above.token_ids[at]

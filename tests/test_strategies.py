@@ -18,7 +18,7 @@ from led_agent.events import Event
 from led_agent.protocols import BranchProgress, Strategy
 from led_agent.search import solve
 from led_agent.solution import Solution
-from led_agent.strategies import BestOfN, Fallback
+from led_agent.strategies import BestOfN, EntropyBranching, Fallback
 from led_agent.testing import ScriptedDecoder
 from led_agent.tree import ROOT, Tree
 from led_agent.types import Branch, Budget, DecodeRequest, Decoding, Problem, Verdict
@@ -447,3 +447,40 @@ def test_the_picture_of_a_tree_shows_what_is_still_growing() -> None:
         1 explore [led d=2 k=20 T=0.6] open: …
         2 explore [led d=2 k=20 T=0.6] open: …
     """)
+
+
+# --- entropy branching ---------------------------------------------------------------------------------------------
+
+
+def unsure(request: DecodeRequest) -> Branch:
+    """Eight tokens, the model least sure of the second and the seventh, and of the sixth which is too near."""
+    entropies = (0.1, 2.0, 0.2, 0.0, 0.3, 1.4, 1.5, 0.1)
+    ids = tuple(range(10, 18)) if request.keep is None else (99,) * (8 - request.keep)
+    return Branch(text="41", token_ids=ids, entropies=entropies[-len(ids) :], kept_text="so ")
+
+
+def test_forks_are_where_the_model_was_least_sure_and_elsewhere_than_before() -> None:
+    solution = run(EntropyBranching(n=3, roots=1), unsure)
+    forks = [node.request for node in solution.tree.nodes() if node.request and node.purpose == "fork"]
+    assert [(fork.parent, fork.keep, fork.exclude, fork.prefix_ids) for fork in forks] == [
+        ("1", 1, (11,), (10,)),
+        ("1", 6, (16,), (10, 11, 12, 13, 14, 15)),
+    ]
+    assert forks[0].trigger == "entropy of 2.00 nat at token 1"
+    assert [fork.id for fork in forks] == ["1.1", "1.2"]
+    assert len({fork.seed for fork in forks}) == 2
+    assert all(leaf.status == "rejected" for leaf in solution.tree.leaves())
+    assert len(solution.tree.leaves()) == 3
+
+
+def test_forks_of_forks_count_from_their_own_tokens_and_no_more_than_n() -> None:
+    solution = run(EntropyBranching(n=6, roots=1, forks=1), unsure)
+    assert [node.id for node in solution.tree.nodes()] == [".".join(["1"] * depth) for depth in range(1, 7)]
+    forks = [(node.request.keep, node.request.exclude) for node in solution.tree.nodes() if node.request]
+    assert forks[:3] == [(None, ()), (1, (11,)), (0, (99, 11))]  # none of the two that were drawn there before
+
+
+@pytest.mark.parametrize("options", [{"n": 0}, {"roots": 0}, {"forks": 0}, {"gap": 0}, {"n": 2, "roots": 3}])
+def test_entropy_branching_that_cannot_be_is_refused(options: dict[str, int]) -> None:
+    with pytest.raises(UsageError, match="EntropyBranching"):
+        EntropyBranching(**options)
