@@ -453,8 +453,8 @@ def test_the_picture_of_a_tree_shows_what_is_still_growing() -> None:
 
 
 def unsure(request: DecodeRequest) -> Branch:
-    """Eight tokens, the model least sure of the second and the seventh, and of the sixth which is too near."""
-    entropies = (0.1, 2.0, 0.2, 0.0, 0.3, 1.4, 1.5, 0.1)
+    """Eight tokens, the model least sure of the second, of the third which is too near, and of the seventh."""
+    entropies = (0.1, 2.0, 1.9, 0.0, 0.3, 1.4, 1.5, 0.1)
     ids = tuple(range(10, 18)) if request.keep is None else (99,) * (8 - request.keep)
     return Branch(text="41", token_ids=ids, entropies=entropies[-len(ids) :], kept_text="so ")
 
