@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from led_agent.types import (
         Branch,
         Budget,
+        Confidence,
         DecodeRequest,
         Decoding,
         DepthExploration,
@@ -32,6 +33,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Branch",
     "Budget",
+    "Confidence",
     "DecodeRequest",
     "Decoder",
     "Decoding",
@@ -60,6 +62,7 @@ _HOMES = {
     "types": (
         "Branch",
         "Budget",
+        "Confidence",
         "DecodeRequest",
         "Decoding",
         "DepthExploration",

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from led_agent.types import Branch, DecodeRequest, Decoding, Problem, Record, Usage, Verdict
+from led_agent.types import Branch, Confidence, DecodeRequest, Decoding, Problem, Record, Usage, Verdict
 
 __all__ = [
     "Decoded",
@@ -25,7 +25,8 @@ RunStatus = Literal["verified", "exhausted", "budget", "interrupted", "failed"]
 
 
 class Started(Record):
-    """A search began on a problem, with these defaults for its requests."""
+    """A search began on a problem, with these defaults for its requests. ``follow_up``: whether the model can be asked
+    about what it has said, as a chat."""
 
     event: Literal["started"] = "started"
     problem: Problem
@@ -33,6 +34,7 @@ class Started(Record):
     seed: int = Field(default=0, ge=0, lt=2**63)
     max_tokens: int = Field(default=512, ge=1)
     stop: tuple[str, ...] = ()
+    follow_up: bool = True
 
 
 class Requested(Record):
@@ -50,7 +52,7 @@ class Decoded(Record):
 
 
 class Judged(Record):
-    """Verifiers spoke of a branch."""
+    """Verifiers spoke of a branch; without verdicts, none of them will before the end."""
 
     event: Literal["judged"] = "judged"
     id: str
@@ -74,12 +76,15 @@ class Noted(Record):
 
 
 class Ended(Record):
-    """The search on this problem is over."""
+    """The search on this problem is over. ``best`` is the node that gives the answer, where that was decided by more
+    than the tree's own order; ``confidence`` says how the branches agree on it where no verifier accepted it."""
 
     event: Literal["ended"] = "ended"
     status: RunStatus
     reason: str
     usage: Usage = Usage()
+    best: str | None = None
+    confidence: Confidence | None = None
 
 
 Event = Started | Requested | Decoded | Judged | Pruned | Noted | Ended

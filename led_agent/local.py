@@ -97,6 +97,11 @@ class LocalDecoder:
         """The model's depth: as many posteriors can be explored."""
         return self.engine.parts.n_blocks
 
+    @property
+    def follows_up(self) -> bool:
+        """Whether the model can be asked about what it has said: it has a chat template, and knows more than a game."""
+        return not self._embedded and getattr(self.engine.parts.tokenizer, "chat_template", None) is not None
+
     def check(self, request: DecodeRequest) -> None:
         self.engine.check(self._translate(request))
 
@@ -272,6 +277,7 @@ class LocalDecoder:
             sibling=request.sibling,
             max_step_tokens=request.max_step_tokens,
             exclude=request.exclude,
+            step_tokens=request.step_tokens,
         )
 
     def _kept_text(self, request: DecodeRequest) -> str:

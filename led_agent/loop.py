@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from led_agent.comparing import COMPLETE, complete, unheard
+from led_agent.counting import Count, Counted, decide
 from led_agent.errors import LedError, PluginError, UsageError, boundary
 from led_agent.events import Decoded, Ended, Event, RunStatus
 from led_agent.journal import Journal
@@ -80,6 +81,7 @@ class _Run:
     the end: ``comparing`` holds those that have not answered, by their place, and is None until they are asked;
     ``patience`` is how long they are waited for.
     Of the branches in ``reserved``, the comparers' calls are paid for.
+    ``count`` is that of the votes where nothing was accepted, None until it begins.
     """
 
     tree: Tree
@@ -98,6 +100,7 @@ class _Run:
     ending: tuple[RunStatus, str] | None = None
     comparing: set[int] | None = None
     patience: float | None = None
+    count: Count | None = None
 
     @property
     def key(self) -> str:
@@ -109,7 +112,7 @@ class Loop:
 
     def __init__(self, means: Means) -> None:
         self.means, self.decoder = means, means.decoder
-        self.inbox: queue.SimpleQueue[tuple[_Run, DecodeEvent | _Judged | _Compared]] = queue.SimpleQueue()
+        self.inbox: queue.SimpleQueue[tuple[_Run, DecodeEvent | _Judged | _Compared | Counted]] = queue.SimpleQueue()
         self.runs: dict[str, _Run] = {}
         self.seen: set[str] = set()
         self.done: deque[Solution] = deque()
@@ -218,7 +221,7 @@ class Loop:
                 return
             if node.pending and node.request is not None:
                 self._submit(run, node.request)
-            elif node.branch is not None and node.status == "open" and not node.verdicts:
+            elif node.branch is not None and (not node.settled or (node.status == "open" and not node.verdicts)):
                 self._judge(run, node.branch)
 
     def _limit(self, run: _Run) -> None:
@@ -289,7 +292,7 @@ class Loop:
         deadlines = [run.deadline - now for run in self.runs.values() if run.deadline is not None and not run.ending]
         return max(0.0, min([0.2, *deadlines]))  # 0.2 s: how soon stop() is noticed
 
-    def _handle(self, run: _Run, event: DecodeEvent | _Judged | _Compared) -> None:
+    def _handle(self, run: _Run, event: DecodeEvent | _Judged | _Compared | Counted) -> None:
         if isinstance(event, BranchProgress):
             run.generated += event.tokens - run.decoding.get(event.id, event.tokens)
             if event.id in run.decoding:
@@ -306,10 +309,18 @@ class Loop:
             if run.tree[event.id].status != "pruned":
                 run.tree.judge(event.id, event.verdicts)
                 self._prune(run)
+        elif isinstance(event, Counted):
+            self._counted(run, event)
         else:
             (run.comparing or set()).discard(event.at)
             for name, verdict in event.verdicts.items():
                 run.tree.judge(name, [verdict])
+
+    def _counted(self, run: _Run, counted: Counted) -> None:
+        if run.count is not None:
+            run.count.take(counted)
+        if counted.fault:
+            run.tree.note(ROOT, counted.fault)
 
     def _decoded(self, run: _Run, branch: Branch) -> None:
         counted = run.decoding.pop(branch.id, None)
@@ -329,6 +340,8 @@ class Loop:
         judges = run.judges if whole else run.step_judges if branch.finish == "step" else ()
         limit = self.means.budget.verifier_calls
         cost = len(judges) + (len(run.comparers) if whole else 0)
+        if not judges and not run.tree[branch.id].settled:
+            run.tree.judge(branch.id, ())
         if not cost:
             return
         if limit is not None and run.verifier_calls + cost > limit:
@@ -436,13 +449,22 @@ class Loop:
         if run.ending is None or run.decoding or run.key not in self.runs or self._waits(run, run.ending[0]):
             return
         status, reason = run.ending
+        if self._counts(run, hurry=status == "interrupted"):
+            return
         reason = reason or nothing_left(run.tree, bool(run.judges or run.comparers))
         if run.comparing and status != "interrupted":
             late = ", ".join(verifier_name(run.comparers[at]) for at in sorted(run.comparing))
             reason += f"; {late} had not answered when time was up"
         if run.tree.accepted() and status not in ("verified", "interrupted"):
             status, reason = "verified", f"{accepted_reason(run.tree)}; {reason}"
-        ended = Ended(status=status, reason=reason, usage=run.tree.usage(time.monotonic() - run.began))
+        found = decide(run.tree, self.means.strategy, run.count)
+        ended = Ended(
+            status=status,
+            reason=reason,
+            usage=run.tree.usage(time.monotonic() - run.began),
+            best=found.best if found is not None else None,
+            confidence=found.confidence if found is not None else None,
+        )
         run.tree.end(ended)
         del self.runs[run.key]
         self.means.pool.forget(run.key)
@@ -462,6 +484,12 @@ class Loop:
         if due and not run.tree.accepted():
             self._compare(run)
         return bool(run.comparing) and (run.patience is None or time.monotonic() < run.patience)
+
+    def _counts(self, run: _Run, hurry: bool) -> bool:
+        """Whether it is still being found out which branches agree, where none was accepted."""
+        if run.count is None:
+            run.count = Count(run.tree, lambda counted: self.inbox.put((run, counted)), hurry=hurry)
+        return not run.count.done(hurry=hurry)
 
 
 def _verdicts(said: Future[tuple[Verdict, ...]], wanted: int) -> tuple[Verdict, ...]:

@@ -29,6 +29,9 @@ class Strategy(Protocol):
     And it may have ``prune(tree) -> Sequence[tuple[str, str]]``, asked whenever a branch or its verdict has come: node
     ids to give up, each with the reason. What is below them goes with them; what is being decoded is cancelled, and no
     verifier is asked about a branch that was given up before.
+
+    And ``choose(tree) -> str | None``, asked at the end where no branch was accepted: the node that gives the answer;
+    None leaves it to the verifiers' scores, and where they tell nothing apart, to the answer that most branches give.
     """
 
     def propose(self, tree: Tree, slots: int) -> Sequence[DecodeRequest]:
@@ -90,6 +93,8 @@ class Decoder(Protocol):
     One that sees each step may have ``limit(problem, tokens, prefill_tokens)``: cancel all that is being decoded for a
     problem as soon as so many tokens have been generated or prefilled for it from now on; None is no limit, and two of
     them lift what was there. Without it a budget is run over by what is decoded between two reports.
+
+    And it may have ``follows_up``: False where the model can't be asked about what it has said, as a chat.
     """
 
     @property

@@ -23,7 +23,7 @@ def nothing_left(tree: Tree, judged: bool) -> str:
     if all(leaf.status == "failed" for leaf in leaves):
         return f"none of {len(leaves)} branches could be decoded: {leaves[0].reason}"
     if not judged:
-        return f"{len(leaves)} branches decoded; there is no verifier, so the best is the most probable"
+        return f"{len(leaves)} branches decoded; there is no verifier"
     counts: dict[str, int] = {}
     for leaf in leaves:
         verdict = leaf.verdict

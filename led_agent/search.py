@@ -256,18 +256,20 @@ class Search:
         if kept is not None:
             self._check_resumable(kept, problem)
             return kept
+        return self._fresh_tree(problem)
+
+    def _fresh_tree(self, problem: Problem) -> Tree:
         return Tree(
             problem,
             decoding=self._decoding(),
             seed=self.seed,
             max_tokens=self.max_tokens,
             stop=self.stop_strings,
+            follow_up=bool(getattr(self.decoder, "follows_up", True)),
         )
 
     def _check_resumable(self, kept: Tree, problem: Problem) -> None:
-        fresh = Tree(
-            problem, decoding=self._decoding(), seed=self.seed, max_tokens=self.max_tokens, stop=self.stop_strings
-        )
+        fresh = self._fresh_tree(problem)
         old, new = (tree.started.model_dump(mode="json") for tree in (kept, fresh))  # JSON made lists of tuples
         differing = [name for name in old if old[name] != new[name]]
         if differing:

@@ -9,7 +9,7 @@ from pydantic import ConfigDict
 from led_agent.answers import final_answer
 from led_agent.events import Ended, RunStatus
 from led_agent.tree import Tree
-from led_agent.types import Branch, Problem, Record, Usage, Verdict
+from led_agent.types import Branch, Confidence, Problem, Record, Usage, Verdict
 
 __all__ = ["Solution"]
 
@@ -28,6 +28,7 @@ class Solution(Record):
         usage: What it cost.
         tree: All branches.
         branch: The best branch itself.
+        confidence: How the branches agree on the answer, where no verifier accepted it and there is one; else None.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -41,12 +42,13 @@ class Solution(Record):
     reason: str
     usage: Usage
     branch: Branch | None
+    confidence: Confidence | None
     tree: Tree
 
     @classmethod
     def of(cls, tree: Tree, ended: Ended) -> Solution:
         """The solution that a tree amounts to at its end."""
-        best = tree.best()
+        best = tree[ended.best] if ended.best is not None else tree.best()
         branch = tree.branch(best.id) if best else None
         verdict = best.verdict if best else None
         text = branch.text if branch else ""
@@ -60,6 +62,7 @@ class Solution(Record):
             reason=ended.reason,
             usage=ended.usage,
             branch=branch,
+            confidence=ended.confidence,
             tree=tree,
         )
 
@@ -73,4 +76,5 @@ class Solution(Record):
             "status": self.status,
             "reason": self.reason,
             "usage": self.usage.model_dump(),
+            "confidence": self.confidence.model_dump() if self.confidence is not None else None,
         }

@@ -9,10 +9,12 @@ same tree.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import itertools
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -51,7 +53,11 @@ def summary_verdict(verdicts: Sequence[Verdict]) -> Verdict | None:
 
 @dataclass(frozen=True)
 class Node:
-    """A view of one node. ``request`` is None for the root only, ``branch`` while it is still being decoded."""
+    """A view of one node.
+
+    ``request`` is None for the root only, ``branch`` while it is still being decoded; ``settled`` says that neither a
+    branch nor a verdict is waited for.
+    """
 
     id: str
     parent: str | None
@@ -62,6 +68,7 @@ class Node:
     reason: str
     notes: tuple[str, ...]
     order: int
+    settled: bool
 
     @property
     def pending(self) -> bool:
@@ -93,11 +100,15 @@ class Tree:
         seed: int = 0,
         max_tokens: int = 512,
         stop: Sequence[str] = (),
+        follow_up: bool = True,
     ) -> None:
         asked = Problem(prompt=problem) if isinstance(problem, str) else problem
         chosen = decoding if decoding is not None else Decoding.led("paper")
-        self.started = Started(problem=asked, decoding=chosen, seed=seed, max_tokens=max_tokens, stop=_strings(stop))
+        self.started = Started(
+            problem=asked, decoding=chosen, seed=seed, max_tokens=max_tokens, stop=_strings(stop), follow_up=follow_up
+        )
         self.ended: Ended | None = None
+        self._part = ""
         self._graph = nx.DiGraph()
         self._graph.add_node(ROOT, **_blank(None, order=0))
         self._listeners: list[Callable[[Event], None]] = []
@@ -114,14 +125,14 @@ class Tree:
         return self._graph.copy(as_view=True)
 
     def __len__(self) -> int:
-        return len(self._graph)
+        return len(self._names())
 
     def __contains__(self, node: object) -> bool:
-        return node in self._graph
+        return node in self._graph and self._shown(str(node))
 
     def __getitem__(self, node: str) -> Node:
         attributes = self._graph.nodes[self._known(node)]
-        names = ("request", "branch", "verdicts", "status", "reason", "notes", "order")
+        names = ("request", "branch", "verdicts", "status", "reason", "notes", "order", "settled")
         return Node(id=node, parent=self.parent(node), **{name: attributes[name] for name in names})
 
     def parent(self, node: str) -> str | None:
@@ -129,11 +140,11 @@ class Tree:
 
     def nodes(self) -> list[Node]:
         """All nodes but the root, in the order in which they were asked for."""
-        return [self[name] for name in self._graph if name != ROOT]
+        return [self[name] for name in self._names() if name != ROOT]
 
     def children(self, node: str = ROOT, *, purpose: str | None = None) -> list[Node]:
         """A node's children in the order in which they were asked for, of one purpose or all."""
-        found = (self[name] for name in self._graph.successors(self._known(node)))
+        found = (self[name] for name in self._graph.successors(self._known(node)) if self._shown(name))
         return [child for child in found if purpose is None or child.purpose == purpose]
 
     def leaves(self) -> list[Node]:
@@ -144,6 +155,24 @@ class Tree:
     def pending(self) -> list[Node]:
         """Nodes that are being decoded."""
         return [n for n in self.nodes() if n.pending]
+
+    def unsettled(self) -> list[Node]:
+        """Nodes that are being decoded, or whose verdict is still to come: a strategy that decides by verdicts waits
+        for these."""
+        return [n for n in self.nodes() if not n.settled]
+
+    def part(self, name: str) -> Tree:
+        """The tree as a part of a composed strategy sees it, read-only: the root and the nodes that were asked for by
+        way of this view. Parts of parts nest. What is proposed through it bears its name (``DecodeRequest.part``)."""
+        if not name or "/" in name:
+            raise UsageError(f"a part is called {name!r}; a name without a slash is allowed")
+        view = copy.copy(self)
+        view._part, view._listeners = f"{self._part}/{name}".lstrip("/"), []
+        return view
+
+    def room(self, node: str = ROOT) -> int:
+        """How many tokens the search's limit leaves after the output that ends in ``node``."""
+        return self.started.max_tokens - (0 if node == ROOT else len(self.branch(node).token_ids))
 
     def accepted(self) -> list[Node]:
         """Accepted nodes, the first asked for first."""
@@ -191,8 +220,10 @@ class Tree:
 
     def best(self) -> Node | None:
         """The best answer so far, a leaf or an accepted node: accepted before open before rejected before cut off; then
-        by verdict score, by having ended of itself, by mean log-probability, and by age. None where nothing was
-        decoded."""
+        by verdict score, by having ended of itself, by mean log-probability, and by age. Once the search is over, it is
+        the one that was decided on. None where nothing was decoded."""
+        if self.ended is not None and self.ended.best in self:
+            return self[str(self.ended.best)]
         return max([*self.leaves(), *self.accepted()], key=self._rank, default=None)
 
     def usage(self, seconds: float = 0.0) -> Usage:
@@ -218,6 +249,7 @@ class Tree:
         max_tokens: int | None = None,
         step: Sequence[str] = (),
         max_step_tokens: int | None = None,
+        step_tokens: Sequence[int] = (),
         prompt: str | Sequence[Message] | None = None,
         purpose: str = "explore",
         trigger: str = "",
@@ -233,7 +265,7 @@ class Tree:
             keep: How many of the parent's own tokens are kept, for a fork inside it; None keeps all.
             exclude: Tokens that the first new one must not be.
             max_tokens: New tokens at most; by default what the search's limit leaves after the prefix.
-            step, max_step_tokens: Where a step ends, after which the branch may be continued.
+            step, max_step_tokens, step_tokens: Where a step ends, after which the branch may be continued.
             prompt: Ask something else than the parent was asked; the children then start over.
 
         Raises:
@@ -243,8 +275,7 @@ class Tree:
         asked = above.request.prompt if above.request else self.problem.prompt
         fresh = prompt is not None and (prompt if isinstance(prompt, str) else tuple(prompt)) != asked
         prefix = () if parent == ROOT or fresh else self._prefix(parent, keep)
-        first = self._graph.out_degree(parent) + 1
-        names = [str(k) if parent == ROOT else f"{parent}.{k}" for k in range(first, first + n)]
+        names = [self._child_name(parent, k) for k in range(1, n + 1)]
         places = self._places(parent, purpose, n, max(n, siblings or n))
         return [
             DecodeRequest(
@@ -262,11 +293,25 @@ class Tree:
                 stop=self.started.stop,
                 step=_strings(step),
                 max_step_tokens=max_step_tokens,
+                step_tokens=tuple(step_tokens),
+                part=self._part,
                 purpose=purpose,
                 trigger=trigger,
             )
             for name, place in zip(names, places, strict=True)
         ]
+
+    def numbered(self, requests: Iterable[DecodeRequest]) -> list[DecodeRequest]:
+        """Requests that were made in several calls, with ids and seeds as if they had been made in one. Siblings'
+        places are left as they are."""
+        taken: Counter[str] = Counter()
+        found = []
+        for request in requests:
+            taken[request.parent] += 1
+            name = self._child_name(request.parent, taken[request.parent])
+            seed = derive_seed(self.started.seed, self.problem, name)
+            found.append(request.model_copy(update={"id": name, "seed": seed}))
+        return found
 
     # --- writing -----------------------------------------------------------------------------------------------
 
@@ -290,7 +335,7 @@ class Tree:
         return True
 
     def judge(self, node: str, verdicts: Sequence[Verdict]) -> None:
-        """Put verdicts on a decoded node and set its status by them."""
+        """Put verdicts on a decoded node and set its status by them; without any, say that none will come."""
         self.apply(Judged(id=node, verdicts=tuple(verdicts)))
 
     def prune(self, node: str, reason: str) -> None:
@@ -309,8 +354,10 @@ class Tree:
         """Change the tree by one event, then tell the listeners.
 
         Raises:
-            UsageError: the event can't follow what is there.
+            UsageError: the event can't follow what is there, or this is a part of a tree, which is read-only.
         """
+        if self._part:
+            raise UsageError(f"the part {self._part!r} of a tree is read-only; change the tree itself")
         match event:
             case Started():
                 raise UsageError("a tree starts once: build it with Tree.replay or Tree(problem)")
@@ -420,7 +467,18 @@ class Tree:
             seed=started.seed,
             max_tokens=started.max_tokens,
             stop=started.stop,
+            follow_up=started.follow_up,
         )
+
+    def _shown(self, name: str) -> bool:
+        """Whether a node belongs to what this view shows."""
+        if not self._part or name == ROOT:
+            return True
+        request = self._request(name)
+        return request is not None and f"{request.part}/".startswith(f"{self._part}/")
+
+    def _names(self) -> list[str]:
+        return [name for name in self._graph if self._shown(name)]
 
     def _request(self, name: str) -> DecodeRequest | None:
         found: DecodeRequest | None = self._graph.nodes[name]["request"]
@@ -434,7 +492,7 @@ class Tree:
         return request.prompt == asked and (request.keep is None or request.keep >= own)
 
     def _continued(self, node: str) -> bool:
-        below = (self._request(name) for name in self._graph.successors(node))
+        below = (self._request(name) for name in self._graph.successors(node) if self._shown(name))
         return any(request is not None and self._continues(request) for request in below)
 
     def _prefix(self, parent: str, keep: int | None) -> tuple[int, ...]:
@@ -462,13 +520,19 @@ class Tree:
             return [None]
         taken = {(s.group, s.index) for c in self.children(parent) if c.request and (s := c.request.sibling)}
         found: list[Sibling | None] = []
+        owner = f"{self._part} " if self._part else ""
         for k in itertools.count():
-            group = derive_seed(self.started.seed, self.problem, f"{parent} {purpose} {of} {k}")
+            group = derive_seed(self.started.seed, self.problem, f"{owner}{parent} {purpose} {of} {k}")
             free = [Sibling(group=group, index=i, of=of) for i in range(of) if (group, i) not in taken]
             found += free[: n - len(found)]
             if len(found) == n:
                 break
         return found
+
+    def _child_name(self, parent: str, k: int) -> str:
+        """The id of the k-th child that a node has yet to get, from 1."""
+        number = self._graph.out_degree(parent) + k
+        return str(number) if parent == ROOT else f"{parent}.{number}"
 
     def _known(self, node: str) -> str:
         if node not in self._graph:
@@ -516,11 +580,13 @@ class Tree:
         if node.request is None or node.branch is not None:
             raise UsageError(f"node {branch.id!r} is {node.status} and not waiting for a branch")
         if node.status == "pruned":  # given up while it was in flight: keep what it had
-            self._set(branch.id, branch=branch)
+            self._set(branch.id, branch=branch, settled=True)
         elif branch.finish == "error":
-            self._set(branch.id, branch=branch, status="failed", reason=branch.error or "decoding failed")
+            reason = branch.error or "decoding failed"
+            self._set(branch.id, branch=branch, status="failed", reason=reason, settled=True)
         elif branch.finish == "cancelled":
-            self._set(branch.id, branch=branch, status="pruned", reason=branch.error or "cancelled")
+            reason = branch.error or "cancelled"
+            self._set(branch.id, branch=branch, status="pruned", reason=reason, settled=True)
         else:
             self._set(branch.id, branch=branch)
 
@@ -535,14 +601,15 @@ class Tree:
             status = "accepted" if decisive.status == "accepted" else "rejected"
         elif node.status in ("accepted", "rejected"):
             status = "expanded" if self._continued(name) else "open"
-        self._set(name, verdicts=everything, status=status, reason=decisive.reason if decisive else "")
+        self._set(name, verdicts=everything, status=status, reason=decisive.reason if decisive else "", settled=True)
 
     def _prune(self, name: str, reason: str) -> None:
         if name == ROOT:
             raise UsageError("the root can't be pruned; end the search instead")
         for below in [name, *nx.descendants(self._graph, self._known(name))]:
-            if self[below].status in ("open", "expanded"):
-                self._set(below, status="pruned", reason=reason)
+            node = self[below]
+            if node.status in ("open", "expanded"):
+                self._set(below, status="pruned", reason=reason, settled=node.branch is not None)
 
     def _head(self) -> dict[str, Any]:
         ended = self.ended.model_dump(mode="json") if self.ended else None
@@ -556,6 +623,7 @@ class Tree:
                 "status": node.status,
                 "reason": node.reason,
                 "notes": list(node.notes),
+                "settled": node.settled,
                 "verdicts": [v.model_dump(mode="json") for v in node.verdicts],
                 "request": node.request.model_dump(mode="json") if node.request else None,
                 "branch": node.branch.model_dump(mode="json") if node.branch else None,
@@ -593,7 +661,7 @@ class Tree:
                 raise UsageError(f"not a tree: node {request.id!r} comes before its parent {request.parent!r}")
             self._graph.add_node(request.id, **_blank(request, order=len(self._graph)))
             self._graph.add_edge(request.parent, request.id)
-        names = ("status", "reason", "notes", "verdicts", "branch")
+        names = ("status", "reason", "notes", "verdicts", "branch", "settled")
         self._set(entry.id, **{name: getattr(entry, name) for name in names})
 
     @classmethod
@@ -619,6 +687,7 @@ class _Entry(Record):
     status: NodeStatus
     reason: str
     notes: tuple[str, ...]
+    settled: bool
     verdicts: tuple[Verdict, ...]
     request: DecodeRequest | None
     branch: Branch | None
@@ -646,6 +715,7 @@ def _blank(request: DecodeRequest | None, *, order: int) -> dict[str, Any]:
         "reason": "",
         "notes": (),
         "order": order,
+        "settled": request is None,
     }
 
 

@@ -26,6 +26,7 @@ from led_agent.settings import (
 __all__ = [
     "Branch",
     "Budget",
+    "Confidence",
     "DecodeRequest",
     "Decoding",
     "DepthExploration",
@@ -161,6 +162,8 @@ class DecodeRequest(Record):
         stop: Strings that end the answer; cut from the text.
         step: Strings that end a step of a longer answer; kept in the text, and the branch may be continued.
         max_step_tokens: A step ends after so many new tokens at the latest; None is no such limit.
+        step_tokens: Token ids that end a step, besides ``step``.
+        part: Which part of a composed strategy wanted it, as a path; empty where there is only one (``Tree.part``).
         purpose: What the strategy wants it for, e.g. "explore" or "fallback"; shown on the tree.
         trigger: Why it was proposed, for people.
     """
@@ -179,6 +182,8 @@ class DecodeRequest(Record):
     stop: tuple[str, ...] = ()
     step: tuple[str, ...] = ()
     max_step_tokens: int | None = Field(default=None, ge=1)
+    step_tokens: tuple[int, ...] = ()
+    part: str = ""
     purpose: str = "explore"
     trigger: str = ""
 
@@ -273,6 +278,8 @@ class Verdict(Record):
         verifier: Whose verdict it is.
         seconds: How long it took.
         answer: The final answer that was judged, where the verifier extracts one.
+        feedback: What a model may be told when it is asked again; None is the reason. A verifier whose reason names the
+            right answer says here what gives nothing away.
     """
 
     status: VerdictStatus
@@ -281,6 +288,7 @@ class Verdict(Record):
     verifier: str = ""
     seconds: float = Field(default=0.0, ge=0.0)
     answer: str | None = None
+    feedback: str | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -295,6 +303,28 @@ class Verdict(Record):
         if not 0.0 <= value <= 1.0:
             raise ValueError(f"a score lies in [0, 1], found {value:g}")
         return value
+
+
+class Confidence(Record):
+    """How far an answer that no verifier accepted can be trusted, from how the branches agree.
+
+    Attributes:
+        answer: What the leading answer reads as.
+        votes, of: How many branches gave it, and how many gave any.
+        share: ``votes / of``.
+        entropy: Of the distribution of answers over the branches (nat).
+        logprob: Mean log-probability (nat) a token, under the model's own posterior, of the best branch that gave it;
+            None where it isn't known.
+        probability: Of its being right, from the other three by a calibrated map (``led_agent.confidence``).
+    """
+
+    answer: str
+    votes: int = Field(ge=1)
+    of: int = Field(ge=1)
+    share: float = Field(ge=0.0, le=1.0)
+    entropy: float = Field(ge=0.0)
+    logprob: float | None = None
+    probability: float = Field(ge=0.0, le=1.0)
 
 
 class Budget(Record):

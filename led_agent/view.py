@@ -15,7 +15,7 @@ from led_agent.events import Decoded, Ended, Event, Judged, Requested, Started
 from led_agent.protocols import BranchProgress
 from led_agent.solution import Solution
 from led_agent.tree import ROOT, Node, Tree
-from led_agent.types import Branch
+from led_agent.types import Branch, Confidence
 
 __all__ = ["LinesView", "LiveView", "render_solution", "render_tree", "status_text"]
 
@@ -112,6 +112,8 @@ def render_solution(solution: Solution) -> RenderableType:
     table.add_row("answer", Text(solution.answer if solution.answer is not None else "none", style="bold"))
     table.add_row("standing", standing)
     table.add_row("why", Text(solution.reason))
+    if solution.confidence is not None:
+        table.add_row("agreement", Text(_agreement(solution.confidence)))
     table.add_row(
         "cost",
         Text(
@@ -120,6 +122,12 @@ def render_solution(solution: Solution) -> RenderableType:
         ),
     )
     return table
+
+
+def _agreement(found: Confidence) -> str:
+    told = f"{found.votes} of {found.of} answers are {_start(found.answer, 40)}, entropy {found.entropy:.2f} nat"
+    likely = f", log-probability {found.logprob:.2f} a token" if found.logprob is not None else ""
+    return f"{told}{likely}: right with probability {found.probability:.2f}"
 
 
 @dataclass

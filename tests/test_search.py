@@ -180,7 +180,7 @@ def test_the_answer_is_the_verifiers_where_it_names_one() -> None:
 
 def test_a_solution_as_a_row() -> None:
     row = solve(PROBLEM, decoder=ScriptedDecoder([RIGHT]), strategy=BestOfN(1), verifiers=[says_42]).row()
-    assert list(row) == ["id", "text", "answer", "verified", "status", "reason", "usage"]
+    assert list(row) == ["id", "text", "answer", "verified", "status", "reason", "usage", "confidence"]
     assert (row["id"], row["answer"], row["verified"], row["status"]) == ("six", "42", True, "verified")
     assert set(row["usage"]) == {"generated_tokens", "prefill_tokens", "seconds", "branches", "verifier_calls"}
 

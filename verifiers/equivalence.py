@@ -17,7 +17,7 @@ from typing import Any
 from led_agent.answers import after_thinking, boxed, final_answer
 from led_agent.verifiers.workers import WorkerDied, WorkerPool, WorkerTimeout
 
-__all__ = ["Answers", "Equivalence", "equivalence_groups", "final_answers"]
+__all__ = ["Answers", "Equivalence", "equivalence_groups", "final_answers", "same_readings"]
 
 WORKER = "led_agent.verifiers.math_worker"
 _LONGEST_TEXT = 1_000_000
@@ -121,6 +121,15 @@ def equivalence_groups(
         if reading in doubts:
             faults[at] = doubts[reading]
     return Equivalence(tuple(map(tuple, groups)), faults)
+
+
+def same_readings(answers: Sequence[str | None]) -> tuple[tuple[int, ...], ...]:
+    """Group answers that read the same, as numbers or letter by letter; nothing is computed."""
+    homes: dict[object, list[int]] = {}
+    for at, answer in enumerate(answers):
+        if answer is not None and answer.strip():
+            homes.setdefault(_reading(answer), []).append(at)
+    return tuple(map(tuple, homes.values()))
 
 
 def _equal(one: str, other: str, seconds: float, pool: WorkerPool | None) -> tuple[bool, str]:

@@ -173,6 +173,7 @@ class Engine:
             step=tuple(request.step),
             max_step_tokens=request.max_step_tokens,
             exclude=tuple(request.exclude),
+            step_tokens=frozenset(request.step_tokens),
             detokenizer=Detokenizer(self.parts.tokenizer, prefix.generated),
             sibling=siblings if request.n > 1 else request.sibling,
             watch=Watch(decoding.guard) if decoding.guard is not None else None,
@@ -540,7 +541,8 @@ class Engine:
         if len(growing.token_ids) >= growing.max_tokens:
             return "length", fresh
         limit = growing.max_step_tokens
-        return ("step" if limit is not None and len(growing.token_ids) >= limit else None), fresh
+        ends_step = token in growing.step_tokens or (limit is not None and len(growing.token_ids) >= limit)
+        return ("step" if ends_step else None), fresh
 
     def _follow_steps(self, row: int, growing: Growing, fresh: str, *, ending: bool) -> bool:
         """Note where a step of thought ends, and turn the branch back where its guard finds it degraded; whether it

@@ -52,6 +52,7 @@ class Growing:
     step: tuple[str, ...]
     max_step_tokens: int | None
     exclude: tuple[int, ...]
+    step_tokens: frozenset[int]
     detokenizer: Detokenizer
     sibling: Sibling | None = None
     watch: Watch | None = None

@@ -30,6 +30,7 @@ def replay_of(growing: Growing, known: int) -> Growing:
         step=(),
         max_step_tokens=None,
         exclude=(),
+        step_tokens=frozenset(),
         detokenizer=Detokenizer(None),
         replay=prefix.generated,
     )

@@ -29,6 +29,7 @@ class EngineRequest:
         prefix_ids: Tokens already generated after the prompt, or after those of the parent.
         stop: Strings that end a branch and are cut from its text.
         step: Strings that end a branch and stay in its text.
+        step_tokens: Token ids that do the same.
         max_step_tokens: End a branch after so many new tokens as a step; None is no such limit.
         exclude: Tokens that a branch's first one must not be: it is drawn from what its law leaves without them.
         sibling: With n = 1, its place among branches that are asked for one by one, here or elsewhere.
@@ -48,6 +49,7 @@ class EngineRequest:
     parent_tokens: int | None = None
     max_step_tokens: int | None = None
     exclude: Sequence[int] = ()
+    step_tokens: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
