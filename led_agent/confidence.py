@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from led_agent.answers import final_answer
 from led_agent.comparing import complete
 from led_agent.tree import Node, Tree
 from led_agent.types import Confidence
 
-__all__ = ["Agreement", "Calibration", "Vote", "agree", "candidates", "votes"]
+__all__ = ["Agreement", "Calibration", "Vote", "agree", "candidates", "read_votes", "votes"]
 
 Groups = Sequence[Sequence[int]]
 
@@ -48,10 +47,11 @@ DEFAULT = Calibration(bias=0.0, share=1.0, entropy=0.0, logprob=0.0)
 
 @dataclass(frozen=True)
 class Vote:
-    """A branch that gives an answer."""
+    """A complete branch, and its answer where a verifier has read it or it is known otherwise."""
 
     node: Node
-    answer: str
+    text: str
+    answer: str | None
     logprob: float | None
 
 
@@ -70,14 +70,22 @@ def candidates(tree: Tree) -> list[Node]:
 
 
 def votes(tree: Tree) -> list[Vote]:
-    """What the candidates answer: as a verifier read it, else as the text ends."""
+    """The candidates, each with the answer that a verifier read in it, if one did."""
     found = []
     for node in candidates(tree):
         branch, verdict = tree.branch(node.id), node.verdict
-        answer = verdict.answer if verdict is not None and verdict.answer is not None else final_answer(branch.text)
-        if answer is not None and answer.strip():
-            found.append(Vote(node, answer, branch.mean_logprob))
+        answer = verdict.answer if verdict is not None else None
+        found.append(Vote(node, branch.text, answer, branch.mean_logprob))
     return found
+
+
+def read_votes(cast: Sequence[Vote], read: Callable[[Sequence[str]], Sequence[str | None]]) -> list[Vote]:
+    """The votes with their answers: ``read`` finds those of the texts that nobody has read. What gives none is no
+    vote."""
+    unread = [vote.text for vote in cast if vote.answer is None]
+    answers = iter(read(unread) if unread else ())
+    known = [vote if vote.answer is not None else replace(vote, answer=next(answers)) for vote in cast]
+    return [vote for vote in known if vote.answer is not None and vote.answer.strip()]
 
 
 def agree(
@@ -109,7 +117,7 @@ def agree(
     of = sum(map(len, groups))
     entropy = -sum(len(group) / of * math.log(len(group) / of) for group in groups)
     confidence = Confidence(
-        answer=cast[best].answer,
+        answer=str(cast[best].answer),
         votes=len(leader),
         of=of,
         share=len(leader) / of,

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
-from led_agent.confidence import Agreement, Groups, agree, candidates, votes
+from led_agent.answers import final_answer
+from led_agent.confidence import Agreement, Groups, Vote, agree, candidates, read_votes, votes
 from led_agent.errors import PluginError, UsageError, boundary
 from led_agent.protocols import Strategy
 from led_agent.tree import ROOT, Tree
@@ -23,14 +24,15 @@ _PATIENCE = 5.0  # seconds that answers may be compared
 
 @dataclass(frozen=True)
 class Counted:
-    """Which of the votes are for the same answer, and what went wrong in finding that out."""
+    """The votes, which of them are for the same answer, and what went wrong in finding that out."""
 
-    groups: Groups
+    cast: Sequence[Vote] = ()
+    groups: Groups = ()
     fault: str = ""
 
 
 class Count:
-    """The votes of a tree's branches, and, once that is known, which are for the same answer.
+    """The votes of a tree's branches: what they answer, and, once that is known, which are for the same answer.
 
     Args:
         put: Called from another thread with what was counted; give it to ``take``.
@@ -38,31 +40,44 @@ class Count:
     """
 
     def __init__(self, tree: Tree, put: Callable[[Counted], None], *, hurry: bool) -> None:
-        from led_agent.verifiers.equivalence import same_readings
-
-        self.cast = [] if tree.accepted() else votes(tree)
-        self._plain = same_readings([vote.answer for vote in self.cast])
+        self._cast = [] if tree.accepted() else votes(tree)
         self._put, self._until = put, time.monotonic() + _PATIENCE
-        self.groups: Groups | None = self._plain if hurry or len(self._plain) < 2 else None
-        if self.groups is None:
+        self.counted: Counted | None = None
+        if hurry or self._is_plain():
+            self.counted = self._by_spelling()
+        else:
             threading.Thread(target=self._compare, name="led-count", daemon=True).start()
 
     def take(self, counted: Counted) -> None:
-        self.groups = counted.groups
+        self.counted = counted
 
     def done(self, *, hurry: bool) -> bool:
         """Whether it is known what is equal; when time is up, or there is a hurry, what reads the same."""
-        if self.groups is None and (hurry or time.monotonic() >= self._until):
-            self.groups = self._plain
-        return self.groups is not None
+        if self.counted is None and (hurry or time.monotonic() >= self._until):
+            self.counted = self._by_spelling()
+        return self.counted is not None
+
+    def _is_plain(self) -> bool:
+        """Whether all answers are plain to see, and the same."""
+        from led_agent.verifiers.equivalence import plain_answer, same_readings
+
+        seen = [(True, v.answer) if v.answer is not None else plain_answer(v.text) for v in self._cast]
+        return all(plain for plain, _ in seen) and len(same_readings([answer for _, answer in seen])) < 2
+
+    def _by_spelling(self) -> Counted:
+        from led_agent.verifiers.equivalence import same_readings
+
+        cast = read_votes(self._cast, lambda texts: [final_answer(text) for text in texts])
+        return Counted(cast, same_readings([vote.answer for vote in cast]))
 
     def _compare(self) -> None:
-        from led_agent.verifiers.equivalence import equivalence_groups
+        from led_agent.verifiers.equivalence import equivalence_groups, final_answers
 
         try:
-            counted = Counted(equivalence_groups([vote.answer for vote in self.cast]).groups)
+            cast = read_votes(self._cast, lambda texts: final_answers(texts).answers)
+            counted = Counted(cast, equivalence_groups([vote.answer for vote in cast]).groups)
         except Exception as error:  # noqa: BLE001 - no worker can be started, say: spelling decides, and it is noted
-            counted = Counted(self._plain, f"answers were compared by their spelling: {error}")
+            counted = replace(self._by_spelling(), fault=f"answers were compared by their spelling: {error}")
         self._put(counted)
 
 
@@ -75,8 +90,8 @@ def decide(tree: Tree, strategy: Strategy, count: Count | None) -> Agreement | N
     if chosen is None and any(node.verdict is not None and node.verdict.score > 0 for node in candidates(tree)):
         best = tree.best()
         chosen = best.id if best is not None else None
-    cast, groups = (count.cast, count.groups or ()) if count is not None else ([], ())
-    found = agree(cast, groups, chosen=chosen)
+    counted = (count.counted if count is not None else None) or Counted()
+    found = agree(counted.cast, counted.groups, chosen=chosen)
     return found or (Agreement(chosen, None) if chosen is not None else None)
 
 

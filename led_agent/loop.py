@@ -24,7 +24,7 @@ from led_agent.journal import Journal
 from led_agent.judging import compares, verifier_name
 from led_agent.problems import Asked, as_problem
 from led_agent.protocols import BranchDone, BranchProgress, DecodeEvent, Decoder, Strategy, Verifier
-from led_agent.reasons import accepted_reason, nothing_left
+from led_agent.reasons import accepted_reason, agreed, nothing_left
 from led_agent.solution import Solution
 from led_agent.steps import step_judges
 from led_agent.tree import ROOT, Tree
@@ -458,6 +458,8 @@ class Loop:
         if run.tree.accepted() and status not in ("verified", "interrupted"):
             status, reason = "verified", f"{accepted_reason(run.tree)}; {reason}"
         found = decide(run.tree, self.means.strategy, run.count)
+        if found is not None and found.confidence is not None and status != "interrupted":
+            run.tree.note(found.best, agreed(found.confidence))
         ended = Ended(
             status=status,
             reason=reason,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from led_agent.tree import Tree
+from led_agent.types import Confidence
 
-__all__ = ["accepted_reason", "nothing_left"]
+__all__ = ["accepted_reason", "agreed", "nothing_left"]
 
 
 def accepted_reason(tree: Tree) -> str:
@@ -14,6 +15,13 @@ def accepted_reason(tree: Tree) -> str:
         return "accepted"
     told = f": {verdict.reason}" if verdict.reason else ""
     return f"branch {best.id} of {len(tree) - 1} accepted by {verdict.verifier or 'a verifier'}{told}"
+
+
+def agreed(found: Confidence) -> str:
+    """Why an answer that no verifier accepted is given all the same."""
+    flat = " ".join(found.answer.split())
+    shown = flat if len(flat) <= 40 else f"{flat[:39]}…"
+    return f"given as the answer: {found.votes} of {found.of} that answered say {shown}"
 
 
 def nothing_left(tree: Tree, judged: bool) -> str:

@@ -55,7 +55,7 @@ class Solution(Record):
         return cls(
             problem=tree.problem,
             text=text,
-            answer=verdict.answer if verdict and verdict.answer is not None else final_answer(text),
+            answer=_answer(text, verdict, ended),
             verified=best is not None and best.status == "accepted",
             verdict=verdict,
             status=ended.status,
@@ -78,3 +78,10 @@ class Solution(Record):
             "usage": self.usage.model_dump(),
             "confidence": self.confidence.model_dump() if self.confidence is not None else None,
         }
+
+
+def _answer(text: str, verdict: Verdict | None, ended: Ended) -> str | None:
+    """As the verifier extracted it, else as it was read when votes were counted, else as it reads from the text."""
+    if verdict is not None and verdict.answer is not None:
+        return verdict.answer
+    return ended.confidence.answer if ended.confidence is not None else final_answer(text)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from led_agent.confidence import Vote, votes
+from led_agent.answers import final_answer
+from led_agent.confidence import Vote, read_votes, votes
 from led_agent.errors import UsageError
 from led_agent.strategies._steps import at_least
 from led_agent.strategies._values import reward
@@ -30,7 +31,7 @@ def _tally(tree: Tree) -> list[list[Vote]]:
     """Votes by what their answers read as, the most first."""
     from led_agent.verifiers.equivalence import same_readings
 
-    cast = votes(tree)
+    cast = read_votes(votes(tree), lambda texts: [final_answer(text) for text in texts])
     groups = [[cast[at] for at in group] for group in same_readings([vote.answer for vote in cast])]
     return sorted(groups, key=lambda group: (-len(group), group[0].node.order))
 

@@ -17,7 +17,7 @@ from typing import Any
 from led_agent.answers import after_thinking, boxed, final_answer
 from led_agent.verifiers.workers import WorkerDied, WorkerPool, WorkerTimeout
 
-__all__ = ["Answers", "Equivalence", "equivalence_groups", "final_answers", "same_readings"]
+__all__ = ["Answers", "Equivalence", "equivalence_groups", "final_answers", "plain_answer", "same_readings"]
 
 WORKER = "led_agent.verifiers.math_worker"
 _LONGEST_TEXT = 1_000_000
@@ -73,7 +73,7 @@ def final_answers(texts: Sequence[str], *, seconds: float = 5.0, pool: WorkerPoo
     for at, text in enumerate(texts):
         if text in known:
             continue
-        plain, answer = _read_plainly(text)
+        plain, answer = plain_answer(text)
         if not plain:
             short = _encodable(text if len(text) <= _LONGEST_TEXT else text[-_KEPT:])
             reply = _call(pool, {"find": short}, seconds)
@@ -123,6 +123,15 @@ def equivalence_groups(
     return Equivalence(tuple(map(tuple, groups)), faults)
 
 
+def plain_answer(text: str) -> tuple[bool, str | None]:
+    """Whether the answer is plain to see, and what it is."""
+    final = after_thinking(text)
+    if r"\boxed{" in final:
+        return True, boxed(final) or None
+    found = _PLAIN_END.search(final)
+    return (True, found[1]) if found else (not final.strip(), None)
+
+
 def same_readings(answers: Sequence[str | None]) -> tuple[tuple[int, ...], ...]:
     """Group answers that read the same, as numbers or letter by letter; nothing is computed."""
     homes: dict[object, list[int]] = {}
@@ -154,15 +163,6 @@ def _reading(answer: str) -> object:
 def _spelled(answer: str) -> str:
     text = " ".join(answer.split()).strip("$ ").removesuffix(".").strip("$ ")
     return _THOUSANDS.sub(lambda found: found[0].replace(",", ""), text) if _THOUSANDS.fullmatch(text) else text
-
-
-def _read_plainly(text: str) -> tuple[bool, str | None]:
-    """Whether the answer is plain to see, and what it is."""
-    final = after_thinking(text)
-    if r"\boxed{" in final:
-        return True, boxed(final) or None
-    found = _PLAIN_END.search(final)
-    return (True, found[1]) if found else (not final.strip(), None)
 
 
 def _call(pool: WorkerPool | None, payload: dict[str, Any], seconds: float) -> dict[str, Any]:

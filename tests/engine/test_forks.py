@@ -118,3 +118,22 @@ def test_a_step_ends_after_so_many_tokens_and_can_be_gone_on_from() -> None:
     assert (step.finish, step.token_ids) == ("step", whole.token_ids[:5])
     rest = grow(engine, "rest", Decoding.greedy(), prefix_ids=step.token_ids, max_tokens=7, max_step_tokens=7)
     assert (rest.finish, rest.prefill_tokens) == ("length", 0)
+
+
+def test_a_step_ends_at_a_token_of_a_set_and_can_be_gone_on_from() -> None:
+    whole = grow(Engine(PARTS), "whole", Decoding.greedy(), max_tokens=12)
+    at = next(k for k in range(3, 11) if whole.token_ids[k] not in whole.token_ids[:k])
+    engine = Engine(PARTS, slots=2)
+    ends = (whole.token_ids[at], 10**6)
+    step = grow(engine, "step", Decoding.greedy(), max_tokens=12, step_tokens=ends)
+    assert (step.finish, step.token_ids) == ("step", whole.token_ids[: at + 1])
+    rest = grow(
+        engine,
+        "rest",
+        Decoding.greedy(),
+        prefix_ids=step.token_ids,
+        max_tokens=11 - at,
+        step_tokens=whole.token_ids[:1],
+    )
+    assert (rest.finish, rest.prefill_tokens) == ("length", 0)
+    assert step.token_ids + rest.token_ids == whole.token_ids
