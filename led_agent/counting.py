@@ -19,7 +19,7 @@ from led_agent.tree import ROOT, Tree
 
 __all__ = ["Count", "Counted", "decide"]
 
-_PATIENCE = 5.0  # seconds that answers may be compared
+_PATIENCE = 60.0  # seconds that answers may be compared: a bound, far above what a busy machine needs
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,9 @@ class Count:
         self._cast = [] if tree.accepted() else votes(tree)
         self._put, self._until = put, time.monotonic() + _PATIENCE
         self.counted: Counted | None = None
-        if hurry or self._is_plain():
+        # Answers that a verifier rejected are wrong, whichever of them are equal: spelling is good enough for these.
+        refused = any(vote.node.status == "rejected" for vote in self._cast)
+        if hurry or refused or self._is_plain():
             self.counted = self._by_spelling()
         else:
             threading.Thread(target=self._compare, name="led-count", daemon=True).start()

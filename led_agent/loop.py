@@ -101,6 +101,11 @@ class _Run:
     comparing: set[int] | None = None
     patience: float | None = None
     count: Count | None = None
+    stirred: bool = True  # the tree has changed since the strategy was asked what it wants
+    doubtful: bool = True  # the same, since it was asked whether it is content
+
+    def stir(self, _event: Event) -> None:
+        self.stirred = self.doubtful = True
 
     @property
     def key(self) -> str:
@@ -176,6 +181,7 @@ class Loop:
             step_judges=step_judges(verifiers),
             deadline=time.monotonic() + seconds if seconds is not None else None,
         )
+        run.tree.listen(run.stir)
         self._follow(run)
         self.runs[run.key] = run
         try:
@@ -233,7 +239,7 @@ class Loop:
             limit(run.key, tokens, prefill)
 
     def _propose(self, run: _Run) -> None:
-        if run.ending is not None or self._over(run):
+        if run.ending is not None or self._over(run) or not run.stirred:
             return
         room = self._room()
         limit = self.means.budget.branches
@@ -246,6 +252,7 @@ class Loop:
                 wanted = list(self.means.strategy.propose(run.tree, room))
             for request in wanted[: room if limit is not None else None]:
                 self._accept(run, request)
+            run.stirred = bool(wanted)  # it wants nothing more of the same tree
         except PluginError as error:
             run.tree.note(ROOT, str(error))
             self._end(run, "failed", str(error))
@@ -425,6 +432,9 @@ class Loop:
         return run.ending is not None
 
     def _content(self, run: _Run) -> bool:
+        if not run.doubtful:
+            return False
+        run.doubtful = False
         finished = getattr(self.means.strategy, "finished", None)
         if finished is None:
             return bool(run.tree.accepted())

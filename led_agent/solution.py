@@ -76,7 +76,6 @@ class Solution(Record):
             "status": self.status,
             "reason": self.reason,
             "usage": self.usage.model_dump(),
-            "confidence": self.confidence.model_dump() if self.confidence is not None else None,
         }
 
 

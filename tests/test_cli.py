@@ -64,12 +64,12 @@ def test_rejected_branches_are_followed_by_conservative_ones(tool: Tool, saved_m
     common = ("-m", saved_model, "--answer", "31337", "--max-tokens", 6, "--n", 2, "--tries", 2)
     code, out, err = tool("solve", "w1 w2", *common, "--save", saved)
     assert code == 1
-    assert "2 of 2 branches rejected" in " ".join(out.split())
+    assert "4 of 4 branches rejected" in " ".join(out.split())
     assert "rejected" in err
     code, shown, _ = tool("show", saved, "--json")
     nodes = json.loads(shown)["nodes"][1:]
-    assert [n["request"]["purpose"] for n in nodes] == ["explore"] * 2 + ["fallback"] * 2
-    assert [n["request"]["decoding"]["temperature"] for n in nodes] == [0.6, 0.6, 0.0, 0.3]
+    assert [n["request"]["purpose"] for n in nodes] == ["explore"] * 2 + ["repair"] * 2 + ["fallback"] * 2
+    assert [n["request"]["decoding"]["temperature"] for n in nodes] == [0.6, 0.6, 0.6, 0.6, 0.0, 0.3]
     code, out, err = tool("solve", "w1 w2", *common, "--save", saved)
     assert (code, "finished run" in err) == (2, True)
 

@@ -180,7 +180,7 @@ def test_the_answer_is_the_verifiers_where_it_names_one() -> None:
 
 def test_a_solution_as_a_row() -> None:
     row = solve(PROBLEM, decoder=ScriptedDecoder([RIGHT]), strategy=BestOfN(1), verifiers=[says_42]).row()
-    assert list(row) == ["id", "text", "answer", "verified", "status", "reason", "usage", "confidence"]
+    assert list(row) == ["id", "text", "answer", "verified", "status", "reason", "usage"]
     assert (row["id"], row["answer"], row["verified"], row["status"]) == ("six", "42", True, "verified")
     assert set(row["usage"]) == {"generated_tokens", "prefill_tokens", "seconds", "branches", "verifier_calls"}
 
@@ -207,7 +207,7 @@ def test_the_default_is_the_papers_decoding_and_eight_branches_with_a_fallback()
         assert search.strategy == Fallback(BestOfN(8))
         search.solve(PROBLEM)
     assert [request.decoding for request in decoder.requests][:8] == [Decoding.led("paper", gate_first=True)] * 8
-    assert [request.purpose for request in decoder.requests] == ["explore"] * 8 + ["fallback"] * 3
+    assert [request.purpose for request in decoder.requests] == ["explore"] * 8 + ["repair"] * 2 + ["fallback"] * 3
 
 
 @pytest.mark.parametrize(

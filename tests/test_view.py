@@ -60,7 +60,7 @@ def test_the_tree_shows_the_fallback_and_why():
     solution = solve(
         Problem(prompt="2 + 2?", answer="4"),
         decoder=ScriptedDecoder(lambda r: "4" if r.decoding.is_greedy else "5"),
-        strategy=Fallback(BestOfN(2)),
+        strategy=Fallback(BestOfN(2), repairs=0),
         verifiers=[lambda p, b: Verdict(status="accepted" if b.text == p.answer else "rejected", reason="seen")],
     )
     out = shown(console(), render_tree(solution.tree))
