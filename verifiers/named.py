@@ -1,7 +1,7 @@
 """Verifiers by name, as the command line takes them: "math_answer", "unit_tests:timeout=2", "my_module:my_function".
 
-This file knows names. How settings are spelled is ``led_agent.naming``'s to say; what a verifier's settings are, its own
-function's signature.
+This file knows names. How settings are spelled is ``led_agent.naming``'s to say, and what a verifier's settings are,
+its own function's signature.
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ from led_agent.cli.options import (
     Seed,
     Slots,
     Stop,
+    StrategyName,
     Tries,
     VerifierNames,
 )
@@ -53,11 +54,12 @@ def solve(
     problem: Annotated[str, typer.Argument(help="The problem; - reads it from standard input.")],
     answer: Annotated[str | None, typer.Option(help="The reference answer; branches are verified against it.")] = None,
     model: Model = None,
-    n: Count = 8,
+    strategy: StrategyName = None,
+    n: Count = None,
     decoding: DecodingName = None,
     seed: Seed = 0,
     max_tokens: MaxTokens = 512,
-    tries: Tries = 3,
+    tries: Tries = None,
     all_branches: All = False,
     stop: Stop = None,
     pattern: Matches = None,
@@ -77,7 +79,7 @@ def solve(
     """Solve one problem and show how."""
     settings = SearchSettings(
         model, n, decoding, seed, max_tokens, tries, all_branches, tuple(stop or ()), pattern,
-        budget_tokens, budget_seconds, device, dtype, slots, tuple(verifier or ()),
+        budget_tokens, budget_seconds, device, dtype, slots, tuple(verifier or ()), strategy,
     )  # fmt: skip
     asked = _problem(sys.stdin.read() if problem == "-" else problem, answer)
     with _journal(save, asked) as journal:
@@ -93,11 +95,12 @@ def run(
     out: Annotated[Path, typer.Option(help="The folder to keep the run in; a run that is there is resumed.")],
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many problems.")] = None,
     model: Model = None,
-    n: Count = 8,
+    strategy: StrategyName = None,
+    n: Count = None,
     decoding: DecodingName = None,
     seed: Seed = 0,
     max_tokens: MaxTokens = 512,
-    tries: Tries = 3,
+    tries: Tries = None,
     all_branches: All = False,
     stop: Stop = None,
     pattern: Matches = None,
@@ -118,7 +121,7 @@ def run(
     """
     settings = SearchSettings(
         model, n, decoding, seed, max_tokens, tries, all_branches, tuple(stop or ()), pattern,
-        budget_tokens, budget_seconds, device, dtype, slots, tuple(verifier or ()),
+        budget_tokens, budget_seconds, device, dtype, slots, tuple(verifier or ()), strategy,
     )  # fmt: skip
     asked, bad = read_problems(problems)
     name_bad_lines(problems, bad)
