@@ -121,7 +121,7 @@ def calibration_error(probabilities: Sequence[float], solved: Sequence[bool]) ->
     the mean probability of its bin (Naeini et al., 2015; Guo et al., 2017)."""
     gaps = np.asarray(probabilities, dtype=np.float64) - np.asarray(solved, dtype=np.float64)
     off: Floats = np.abs(_inside(probabilities).T @ gaps)
-    return float(off.sum()) / len(gaps)
+    return float(off.sum() / len(gaps))
 
 
 def _inside(probabilities: Sequence[float]) -> Floats:
