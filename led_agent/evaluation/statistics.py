@@ -136,7 +136,7 @@ def mcnemar(gained: int, lost: int) -> float:
     did, as tosses of a fair coin (McNemar, 1947). 1 where there is none of either."""
     tosses = gained + lost
     tail = sum(math.comb(tosses, i) for i in range(min(gained, lost) + 1))
-    return min(1.0, 2 * tail / 2**tosses)
+    return min(1.0, 2 * tail / (1 << tosses))
 
 
 def holm(ps: Sequence[float]) -> list[float]:
