@@ -135,16 +135,14 @@ def _samples(leaves: Sequence[Node], verdicts: dict[str, Verdict | None], right:
 
 
 def _answers(leaves: Sequence[Node], verdicts: dict[str, Verdict | None]) -> list[str | None]:
-    """Final answers: as the verifier read them, else as they read from the texts. What was cut off has none."""
-    found: list[str | None] = [None] * len(leaves)
-    unread: list[int] = []
-    for at, leaf in enumerate(leaves):
-        verdict = verdicts[leaf.id]
-        if verdict is not None and verdict.answer is not None:
-            found[at] = verdict.answer
-        elif leaf.branch is not None and leaf.branch.finish in ("eos", "stop"):
-            unread.append(at)
-    texts = [leaf.branch.text for at in unread if (leaf := leaves[at]).branch is not None]
-    for at, answer in zip(unread, final_answers(texts).answers, strict=True):
+    """Final answers: as the verifier read them; where it reads none of the problem's, as they read from the texts. What
+    was cut off has none."""
+    judged = [verdicts[leaf.id] for leaf in leaves]
+    found = [verdict.answer if verdict is not None else None for verdict in judged]
+    if any(answer is not None for answer in found):
+        return found
+    ended = [at for at, leaf in enumerate(leaves) if leaf.branch is not None and leaf.branch.finish in ("eos", "stop")]
+    texts = [leaf.branch.text for at in ended if (leaf := leaves[at]).branch is not None]
+    for at, answer in zip(ended, final_answers(texts).answers, strict=True):
         found[at] = answer
     return found

@@ -48,6 +48,7 @@ def render(found: Evaluation) -> RenderableType:
     parts: list[RenderableType] = [Text(headline(found))]
     for sheet in _sheets(found):
         table = Table(title=sheet.title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, show_edge=False)
+        table.pad_edge, table.collapse_padding = False, True  # intervals fit in 80 columns
         for at, column in enumerate(sheet.columns):
             table.add_column(column, justify="left" if sheet.title == _NAMED or at == 0 else "right")
         for row in sheet.rows:
