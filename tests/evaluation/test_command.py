@@ -177,7 +177,7 @@ def test_more_settings_and_more_problems_take_up_what_is_there(
 
 def test_ctrl_c_keeps_and_reports_what_is_finished(tmp_path: Path):
     out = tmp_path / "out"
-    command = [sys.executable, "-u", "-m", "led_agent", "eval", "countdown", "-S", "best-of-n", "-d", "plain", "-d"]
+    command = [sys.executable, "-u", "-m", "led_agent", "eval", "countdown", "-S", "best-of-n:n=4", "-d", "plain", "-d"]
     command += ["greedy", "--limit", "200", "--slots", "4", "--out", str(out), "--json", "-q"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
