@@ -113,7 +113,7 @@ def test_several_stand_between_semicolons():
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "there are best-of-n, "),
+        ("", "best-of-n, "),
         ("best-off", "did you mean best-of-n?"),
         ("best-off(best-of-n)", "no strategy is called 'best-off'"),
         ("best-of-n:m=2", "has no setting 'm'; it has n, stop_at_first"),
@@ -173,8 +173,8 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, s
 
 def test_solve_and_run_take_one(capsys: pytest.CaptureFixture[str], saved_model: Path, tmp_path: Path):
     options = ("-m", saved_model, "--max-tokens", 5, "--answer", "31337", "--json")
-    code, out, _ = call(capsys, "solve", "w1", *options, "-S", "fallback(best-of-n:n=3):tries=1")
-    assert (code, json.loads(out)["usage"]["branches"]) == (1, 4)
+    code, out, _ = call(capsys, "solve", "w1", *options, "-S", "best-of-n:n=3")
+    assert (code, json.loads(out)["usage"]["branches"]) == (1, 3)
     for extra in (("--n", 2), ("--tries", 0), ("--all",)):
         code, out, err = call(capsys, "solve", "w1", *options, "-S", "best-of-n", *extra)
         assert (code, out, f"--strategy or {extra[0]}, not both" in err) == (2, "", True)
