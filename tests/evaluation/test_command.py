@@ -132,12 +132,10 @@ def test_a_journal_that_was_cut_is_taken_up_and_comes_to_the_same(
 ):
     out = copied(finished, tmp_path)
     (journal, *_), (results, *_) = files(out, "journal.jsonl"), files(out, "results.jsonl")
-    kept = journal.read_bytes()
-    journal.write_bytes(kept[: len(kept) * 2 // 3])  # in the middle of a line
-    lines = results.read_bytes().splitlines(keepends=True)
-    ended = journal.read_bytes().count(b'"event": "ended"')
-    assert 0 < ended < 6
-    results.write_bytes(b"".join(lines[:ended]))
+    lines = journal.read_bytes().splitlines(keepends=True)
+    third = [at for at, line in enumerate(lines) if b'"event": "ended"' in line][2]
+    journal.write_bytes(b"".join(lines[: third + 1]) + lines[third + 1][:20])  # killed while it wrote a line
+    results.write_bytes(b"".join(results.read_bytes().splitlines(keepends=True)[:3]))
     code, printed, _ = call(capsys, *GRID, "--out", out, "--json", "-q")
     assert code == 0
     assert journal.read_bytes().count(b'"event": "ended"') == 6
@@ -292,7 +290,7 @@ def test_a_stop_ends_the_grid_and_what_is_finished_counts(tmp_path: Path):
     grid = Grid(plan, tmp_path, tell=tell, decoder=ScriptedDecoder(right_at_first, slots=1))
     first, second = grid.run()
     assert grid.stopped
-    assert 2 <= len(first.outcomes) < 6
+    assert len(first.outcomes) >= 2  # what was on its way when it was stopped may have ended all the same
     assert second.outcomes == ()
     resumed = list(Grid(plan, tmp_path, decoder=ScriptedDecoder(right_at_first, slots=1)).run())
     assert [len(done.outcomes) for done in resumed] == [6, 6]
