@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["after_thinking", "boxed", "final_answer"]
+__all__ = ["after_thinking", "boxed", "final_answer", "marked_answer"]
 
 _MARK = re.compile(r"(?:####|(?:final\s+)?answer\s*(?:is|:|=))\s*(?:[:=]\s*)?([^\n]+)", re.IGNORECASE)
 _NUMBER = re.compile(r"[-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:\s*/\s*\d+)?%?")
@@ -42,3 +42,15 @@ def final_answer(text: str) -> str | None:
     if numbers:
         return str(numbers[-1]).strip().rstrip(".,")
     return str(region).strip().rstrip(".").strip() or None if marks else None
+
+
+def marked_answer(text: str) -> str | None:
+    r"""The answer as it stands, words and all: the last ``\boxed{…}``, else all of the line that follows the last
+    "####", else as ``final_answer`` reads it."""
+    answer = after_thinking(text)
+    inside = boxed(answer)
+    if inside is not None:
+        return inside
+    _, mark, after = answer.rpartition("####")
+    line = after.strip().partition("\n")[0].strip()
+    return line if mark and line else final_answer(text)

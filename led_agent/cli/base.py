@@ -12,9 +12,12 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from led_agent.errors import UsageError
+from led_agent.models import embedded_refusal, is_embedded
 from led_agent.problems import BadLine
+from led_agent.types import Problem
 
-__all__ = ["INTERRUPTED", "name_bad_lines", "print_json", "stderr", "stdout", "stopping"]
+__all__ = ["INTERRUPTED", "name_bad_lines", "print_json", "refuse_unfit", "stderr", "stdout", "stopping"]
 
 INTERRUPTED = 130
 stdout = Console()
@@ -28,6 +31,13 @@ def name_bad_lines(path: Path, bad: Sequence[BadLine]) -> None:
 
 def print_json(row: dict[str, Any]) -> None:
     print(json.dumps(row), flush=True)
+
+
+def refuse_unfit(model: str | None, problems: Sequence[Problem]) -> None:
+    """Stop at once where the embedded model can be asked none of the problems; one that fails alone is a result."""
+    refusals = [embedded_refusal(problem.text) for problem in problems] if is_embedded(model) else []
+    if refusals and all(refusals):
+        raise UsageError(f"none of the {len(problems)} problems can be asked; of the first: {refusals[0]}")
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import typer
@@ -13,6 +13,7 @@ from rich.text import Text
 import led_agent
 from led_agent.cli.base import INTERRUPTED, stderr
 from led_agent.cli.doctor import doctor
+from led_agent.cli.evaluate import evaluate
 from led_agent.cli.measure import bench, diagnose
 from led_agent.cli.models import models
 from led_agent.cli.show import show
@@ -29,8 +30,19 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _command in (solve, run, verify, show, diagnose, bench, models, doctor):
-    app.command()(_command)
+_COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
+    ("solve", solve),
+    ("run", run),
+    ("eval", evaluate),
+    ("verify", verify),
+    ("show", show),
+    ("diagnose", diagnose),
+    ("bench", bench),
+    ("models", models),
+    ("doctor", doctor),
+)
+for _name, _command in _COMMANDS:
+    app.command(_name)(_command)
 
 
 @app.callback(invoke_without_command=True)

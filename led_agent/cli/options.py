@@ -23,6 +23,7 @@ __all__ = [
     "Seed",
     "Slots",
     "Stop",
+    "StrategyName",
     "Tries",
     "VerifierNames",
 ]
@@ -31,7 +32,19 @@ Model = Annotated[
     str | None,
     typer.Option("--model", "-m", help="Alias, folder or hub id. See `led-agent models`.", show_default="countdown"),
 ]
-Count = Annotated[int, typer.Option("--n", "-n", min=1, help="Exploring branches.")]
+Count = Annotated[int | None, typer.Option("--n", "-n", min=1, help="Exploring branches.", show_default="8")]
+StrategyName = Annotated[
+    str | None,
+    typer.Option(
+        "--strategy",
+        "-S",
+        metavar="NAME",
+        help="best-of-n, fallback, …; settings follow a colon, another strategy stands in brackets: "
+        "'fallback(best-of-n:n=16):tries=2'. Your own: package.module:name or file.py:name. In place of --n, --tries "
+        "and --all.",
+        show_default="fallback(best-of-n)",
+    ),
+]
 DecodingName = Annotated[
     str | None,
     typer.Option(
@@ -44,7 +57,10 @@ DecodingName = Annotated[
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
 MaxTokens = Annotated[int, typer.Option(min=1, help="New tokens a branch, at most.")]
-Tries = Annotated[int, typer.Option(min=0, help="Conservative branches when all exploring ones were rejected.")]
+Tries = Annotated[
+    int | None,
+    typer.Option(min=0, help="Conservative branches when all exploring ones were rejected.", show_default="3"),
+]
 All = Annotated[
     bool, typer.Option("--all", help="Decode all branches; by default the first accepted one ends the search.")
 ]

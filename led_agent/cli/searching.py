@@ -15,6 +15,7 @@ from led_agent.models import default_model
 from led_agent.protocols import Strategy, Verifier
 from led_agent.search import Search
 from led_agent.strategies import BestOfN, Fallback
+from led_agent.strategies.named import parse_strategy
 from led_agent.types import Budget, Decoding, Problem
 from led_agent.verifiers import countdown, is_puzzle, matches, math_answer, unit_tests
 from led_agent.verifiers.named import parse_verifier
@@ -27,11 +28,11 @@ class SearchSettings:
     """What a search is made with, from the command line."""
 
     model: str | None
-    n: int
+    n: int | None
     decoding: str | None
     seed: int
     max_tokens: int
-    tries: int
+    tries: int | None
     all_branches: bool
     stop: tuple[str, ...]
     pattern: str | None
@@ -41,9 +42,10 @@ class SearchSettings:
     dtype: str
     slots: int
     verifier: tuple[str, ...] = ()
+    strategy_text: str | None = None
 
     def __post_init__(self) -> None:
-        _ = self.named  # now, so that a bad name is refused before anything is made
+        _ = self.named, self.strategy  # now, so that a bad name is refused before anything is made
 
     @cached_property
     def named(self) -> list[Verifier]:
@@ -54,9 +56,20 @@ class SearchSettings:
     def parsed_decoding(self) -> Decoding | None:
         return Decoding.parse(self.decoding) if self.decoding is not None else None
 
-    @property
+    @cached_property
     def strategy(self) -> Strategy:
-        return Fallback(BestOfN(self.n, stop_at_first=not self.all_branches), tries=self.tries)
+        """The strategy named, else exploring and falling back as ``n``, ``tries`` and ``all_branches`` say."""
+        if self.strategy_text is None:
+            n, tries = 8 if self.n is None else self.n, 3 if self.tries is None else self.tries
+            return Fallback(BestOfN(n, stop_at_first=not self.all_branches), tries=tries)
+        told = {"--n": self.n is not None, "--tries": self.tries is not None, "--all": self.all_branches}
+        both = [option for option, given in told.items() if given]
+        if both:
+            raise UsageError(
+                f"give --strategy or {' and '.join(both)}, not both; settings of a strategy follow its name, as in "
+                "'fallback(best-of-n:n=16):tries=2'"
+            )
+        return parse_strategy(self.strategy_text)
 
     def verifiers(self, problems: Sequence[Problem]) -> list[Verifier] | None:
         """Those named, with a pattern beside it; else what each problem calls for; with a pattern alone, that beside

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from led_agent.cli.base import INTERRUPTED, name_bad_lines, print_json, stderr, stdout, stopping
+from led_agent.cli.base import INTERRUPTED, name_bad_lines, print_json, refuse_unfit, stderr, stdout, stopping
 from led_agent.cli.options import (
     All,
     AsJson,
@@ -32,13 +31,14 @@ from led_agent.cli.options import (
     Seed,
     Slots,
     Stop,
+    StrategyName,
     Tries,
     VerifierNames,
 )
 from led_agent.cli.searching import SearchSettings
 from led_agent.errors import UsageError, explain
 from led_agent.journal import Journal
-from led_agent.models import default_model, embedded_refusal, is_embedded
+from led_agent.models import default_model
 from led_agent.problems import read_problems
 from led_agent.runs import RunFolder
 from led_agent.search import Search
@@ -53,11 +53,12 @@ def solve(
     problem: Annotated[str, typer.Argument(help="The problem; - reads it from standard input.")],
     answer: Annotated[str | None, typer.Option(help="The reference answer; branches are verified against it.")] = None,
     model: Model = None,
-    n: Count = 8,
+    strategy: StrategyName = None,
+    n: Count = None,
     decoding: DecodingName = None,
     seed: Seed = 0,
     max_tokens: MaxTokens = 512,
-    tries: Tries = 3,
+    tries: Tries = None,
     all_branches: All = False,
     stop: Stop = None,
     pattern: Matches = None,
@@ -77,7 +78,7 @@ def solve(
     """Solve one problem and show how."""
     settings = SearchSettings(
         model, n, decoding, seed, max_tokens, tries, all_branches, tuple(stop or ()), pattern,
-        budget_tokens, budget_seconds, device, dtype, slots, tuple(verifier or ()),
+        budget_tokens, budget_seconds, device, dtype, slots, tuple(verifier or ()), strategy,
     )  # fmt: skip
     asked = _problem(sys.stdin.read() if problem == "-" else problem, answer)
     with _journal(save, asked) as journal:
@@ -93,11 +94,12 @@ def run(
     out: Annotated[Path, typer.Option(help="The folder to keep the run in; a run that is there is resumed.")],
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many problems.")] = None,
     model: Model = None,
-    n: Count = 8,
+    strategy: StrategyName = None,
+    n: Count = None,
     decoding: DecodingName = None,
     seed: Seed = 0,
     max_tokens: MaxTokens = 512,
-    tries: Tries = 3,
+    tries: Tries = None,
     all_branches: All = False,
     stop: Stop = None,
     pattern: Matches = None,
@@ -118,12 +120,12 @@ def run(
     """
     settings = SearchSettings(
         model, n, decoding, seed, max_tokens, tries, all_branches, tuple(stop or ()), pattern,
-        budget_tokens, budget_seconds, device, dtype, slots, tuple(verifier or ()),
+        budget_tokens, budget_seconds, device, dtype, slots, tuple(verifier or ()), strategy,
     )  # fmt: skip
     asked, bad = read_problems(problems)
     name_bad_lines(problems, bad)
     asked = asked[:limit]
-    _refuse_unfit(model, asked)
+    refuse_unfit(model, asked)
     with RunFolder(out, settings.record()) as folder:
         interrupted = _run_all(settings, asked, folder, as_json=as_json, quiet=quiet)
         verified = [bool(folder.finished[p.key]["verified"]) for p in asked if p.key in folder.finished]
@@ -217,13 +219,6 @@ def _load(search: Search, quiet: bool) -> None:
     """Load the model with a sign of life, and check what can only be checked with it."""
     with nullcontext() if quiet else stderr.status("loading the model"):
         search.prepare()
-
-
-def _refuse_unfit(model: str | None, problems: Sequence[Problem]) -> None:
-    """Stop at once where the embedded model can be asked none of the problems; one that fails alone is a result."""
-    refusals = [embedded_refusal(problem.text) for problem in problems] if is_embedded(model) else []
-    if refusals and all(refusals):
-        raise UsageError(f"none of the {len(problems)} problems can be asked; of the first: {refusals[0]}")
 
 
 def _print_solution(solution: Solution, as_json: bool) -> None:
