@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 from led_agent.comparing import COMPLETE, complete, unheard
@@ -24,7 +24,9 @@ from led_agent.journal import Journal
 from led_agent.judging import compares, verifier_name
 from led_agent.problems import Asked, as_problem
 from led_agent.protocols import BranchDone, BranchProgress, DecodeEvent, Decoder, Strategy, Verifier
+from led_agent.purse import Purse
 from led_agent.reasons import accepted_reason, agreed, nothing_left
+from led_agent.running import Comparison, Judgement, Run
 from led_agent.solution import Solution
 from led_agent.steps import step_judges
 from led_agent.tree import ROOT, Tree
@@ -58,67 +60,13 @@ class Means:
     check: Callable[[Problem], None]
 
 
-@dataclass(frozen=True)
-class _Judged:
-    id: str
-    verdicts: tuple[Verdict, ...]
-    asked: int
-
-
-@dataclass(frozen=True)
-class _Compared:
-    """What the comparer at this place said."""
-
-    at: int
-    verdicts: dict[str, Verdict]
-
-
-@dataclass
-class _Run:
-    """One problem on its way: what is in flight, and why it is ending once it is.
-
-    ``judges`` are asked about each whole answer, ``step_judges`` about each step, ``comparers`` about all answers at
-    the end: ``comparing`` holds those that have not answered, by their place, and is None until they are asked;
-    ``patience`` is how long they are waited for.
-    Of the branches in ``reserved``, the comparers' calls are paid for.
-    ``count`` is that of the votes where nothing was accepted, None until it begins.
-    """
-
-    tree: Tree
-    judges: tuple[Verifier, ...]
-    comparers: tuple[Verifier, ...]
-    step_judges: tuple[Verifier, ...]
-    deadline: float | None
-    began: float = field(default_factory=time.monotonic)
-    decoding: dict[str, int] = field(default_factory=dict)  # request id -> tokens so far
-    judging: set[str] = field(default_factory=set)
-    generated: int = 0
-    prefilled: int = 0
-    branches: int = 0
-    verifier_calls: int = 0
-    reserved: set[str] = field(default_factory=set)
-    ending: tuple[RunStatus, str] | None = None
-    comparing: set[int] | None = None
-    patience: float | None = None
-    count: Count | None = None
-    stirred: bool = True  # the tree has changed since the strategy was asked what it wants
-    doubtful: bool = True  # the same, since it was asked whether it is content
-
-    def stir(self, _event: Event) -> None:
-        self.stirred = self.doubtful = True
-
-    @property
-    def key(self) -> str:
-        return self.tree.problem.key
-
-
 class Loop:
     """One call of solve or solve_many: the runs that are on, and the queue on which everything arrives."""
 
     def __init__(self, means: Means) -> None:
         self.means, self.decoder = means, means.decoder
-        self.inbox: queue.SimpleQueue[tuple[_Run, DecodeEvent | _Judged | _Compared | Counted]] = queue.SimpleQueue()
-        self.runs: dict[str, _Run] = {}
+        self.inbox: queue.SimpleQueue[tuple[Run, DecodeEvent | Judgement | Comparison | Counted]] = queue.SimpleQueue()
+        self.runs: dict[str, Run] = {}
         self.seen: set[str] = set()
         self.done: deque[Solution] = deque()
 
@@ -174,12 +122,13 @@ class Loop:
             return
         seconds = self.means.budget.seconds
         verifiers = self.means.verifiers(problem)
-        run = _Run(
+        run = Run(
             tree,
             judges=tuple(v for v in verifiers if not compares(v)),
             comparers=tuple(v for v in verifiers if compares(v)),
             step_judges=step_judges(verifiers),
             deadline=time.monotonic() + seconds if seconds is not None else None,
+            purse=Purse(tree.started.max_tokens),
         )
         run.tree.listen(run.stir)
         self._follow(run)
@@ -193,7 +142,7 @@ class Loop:
             self._resume(run)
             self._propose(run)
 
-    def _follow(self, run: _Run) -> None:
+    def _follow(self, run: Run) -> None:
         """Let journal and observer see the tree's events. Branches cut off by an interruption stay out of the
         journal, so that resuming decodes them whole."""
         journal, observer = self.means.journal, self.means.observer
@@ -210,7 +159,7 @@ class Loop:
             run.tree.listen(lambda event: observer(run.tree, event))
             observer(run.tree, run.tree.started)
 
-    def _resume(self, run: _Run) -> None:
+    def _resume(self, run: Run) -> None:
         """Take up what the tree already holds: send what was in flight again, judge what was not judged."""
         spent = run.tree.usage()
         run.generated, run.branches, run.verifier_calls = spent.generated_tokens, spent.branches, spent.verifier_calls
@@ -230,7 +179,7 @@ class Loop:
             elif node.branch is not None and (not node.settled or (node.status == "open" and not node.verdicts)):
                 self._judge(run, node.branch)
 
-    def _limit(self, run: _Run) -> None:
+    def _limit(self, run: Run) -> None:
         """Tell a decoder that can stop by itself what is left: it sees each step, and this loop only reports."""
         budget, limit = self.means.budget, getattr(self.decoder, "limit", None)
         if limit is not None and (budget.tokens is not None or budget.prefill_tokens is not None):
@@ -238,19 +187,21 @@ class Loop:
             prefill = budget.prefill_tokens - run.prefilled if budget.prefill_tokens is not None else None
             limit(run.key, tokens, prefill)
 
-    def _propose(self, run: _Run) -> None:
+    def _propose(self, run: Run) -> None:
         if run.ending is not None or self._over(run) or not run.stirred:
             return
-        room = self._room()
-        limit = self.means.budget.branches
-        if limit is not None:
-            room = min(room, limit - run.branches)
+        budget, room = self.means.budget, self._room()
+        limited = budget.branches is not None or budget.tokens is not None
+        if budget.branches is not None:
+            room = min(room, budget.branches - run.branches)
+        if budget.tokens is not None:
+            room = min(room, run.purse.affordable(budget.tokens - run.generated, run.decoding.values()))
         if room <= 0:
             return
         try:
             with boundary(f"strategy {type(self.means.strategy).__name__}"):
                 wanted = list(self.means.strategy.propose(run.tree, room))
-            for request in wanted[: room if limit is not None else None]:
+            for request in wanted[: room if limited else None]:
                 self._accept(run, request)
             run.stirred = bool(wanted)  # it wants nothing more of the same tree
         except PluginError as error:
@@ -261,7 +212,7 @@ class Loop:
             broken = run.tree.leaves() and all(leaf.status == "failed" for leaf in run.tree.leaves())
             self._end(run, "failed" if broken else "exhausted", "")
 
-    def _accept(self, run: _Run, request: object) -> None:
+    def _accept(self, run: Run, request: object) -> None:
         """Put a proposed request on the tree and send it; what can't be is the strategy's fault."""
         name = type(self.means.strategy).__name__
         if not isinstance(request, DecodeRequest):
@@ -276,7 +227,7 @@ class Loop:
         run.branches += 1
         self._submit(run, request)
 
-    def _submit(self, run: _Run, request: DecodeRequest) -> None:
+    def _submit(self, run: Run, request: DecodeRequest) -> None:
         run.decoding[request.id] = 0
         self.decoder.submit(request, lambda event: self.inbox.put((run, event)))
 
@@ -299,7 +250,7 @@ class Loop:
         deadlines = [run.deadline - now for run in self.runs.values() if run.deadline is not None and not run.ending]
         return max(0.0, min([0.2, *deadlines]))  # 0.2 s: how soon stop() is noticed
 
-    def _handle(self, run: _Run, event: DecodeEvent | _Judged | _Compared | Counted) -> None:
+    def _handle(self, run: Run, event: DecodeEvent | Judgement | Comparison | Counted) -> None:
         if isinstance(event, BranchProgress):
             run.generated += event.tokens - run.decoding.get(event.id, event.tokens)
             if event.id in run.decoding:
@@ -310,7 +261,7 @@ class Loop:
             self._decoded(run, event.branch)
         elif self.runs.get(run.key) is not run:
             pass  # a verdict that comes after the end changes nothing
-        elif isinstance(event, _Judged):
+        elif isinstance(event, Judgement):
             run.judging.discard(event.id)
             run.verifier_calls += len(event.verdicts) - event.asked  # those not asked cost nothing
             if run.tree[event.id].status != "pruned":
@@ -323,24 +274,26 @@ class Loop:
             for name, verdict in event.verdicts.items():
                 run.tree.judge(name, [verdict])
 
-    def _counted(self, run: _Run, counted: Counted) -> None:
+    def _counted(self, run: Run, counted: Counted) -> None:
         if run.count is not None:
             run.count.take(counted)
         if counted.fault:
             run.tree.note(ROOT, counted.fault)
 
-    def _decoded(self, run: _Run, branch: Branch) -> None:
+    def _decoded(self, run: Run, branch: Branch) -> None:
         counted = run.decoding.pop(branch.id, None)
         if counted is None:
             return  # another result for the same request came first
         run.generated += len(branch.token_ids) + branch.discarded - counted
         run.prefilled += branch.prefill_tokens
+        if branch.finish in (*COMPLETE, "step"):
+            run.purse.ended(len(branch.token_ids) + branch.discarded)
         run.tree.attach(branch)
         self._prune(run)
         if run.ending is None and run.tree[branch.id].status != "pruned":
             self._judge(run, branch)
 
-    def _judge(self, run: _Run, branch: Branch) -> None:
+    def _judge(self, run: Run, branch: Branch) -> None:
         """Send a complete branch to the verifiers. One that compares branches is asked at the end, but what that
         costs is set aside now."""
         whole = branch.finish in COMPLETE
@@ -363,10 +316,10 @@ class Loop:
             put = partial(self._put_verdicts, run, branch.id, len(judges))
             asked.add_done_callback(put)
 
-    def _put_verdicts(self, run: _Run, name: str, asked: int, said: Future[tuple[Verdict, ...]]) -> None:
-        self.inbox.put((run, _Judged(name, _verdicts(said, 1), asked)))
+    def _put_verdicts(self, run: Run, name: str, asked: int, said: Future[tuple[Verdict, ...]]) -> None:
+        self.inbox.put((run, Judgement(name, _verdicts(said, 1), asked)))
 
-    def _prune(self, run: _Run) -> None:
+    def _prune(self, run: Run) -> None:
         """Give up what the strategy gives up, and cancel it where it is being decoded."""
         prune = getattr(self.means.strategy, "prune", None)
         if prune is None or run.ending is not None:
@@ -386,7 +339,7 @@ class Loop:
         if doomed:
             self.decoder.cancel(run.key, doomed)
 
-    def _compare(self, run: _Run) -> None:
+    def _compare(self, run: Run) -> None:
         """Ask the verifiers that compare branches about all that are complete, but for those whose verdict on each of
         them is there."""
         run.comparing = set()
@@ -401,18 +354,18 @@ class Loop:
                 run.comparing.add(at)
                 self._hear(run, at, names, branches, wanted)
 
-    def _hear(self, run: _Run, at: int, names: list[str], branches: list[Branch], wanted: set[str]) -> None:
+    def _hear(self, run: Run, at: int, names: list[str], branches: list[Branch], wanted: set[str]) -> None:
         """Let the verdicts on the ``wanted`` branches come into the inbox."""
 
         def put(said: Future[tuple[Verdict, ...]]) -> None:
             verdicts = dict(zip(names, _verdicts(said, len(names)), strict=True))
-            self.inbox.put((run, _Compared(at, {name: v for name, v in verdicts.items() if name in wanted})))
+            self.inbox.put((run, Comparison(at, {name: v for name, v in verdicts.items() if name in wanted})))
 
         self.means.pool.compare(run.comparers[at], run.tree.problem, branches).add_done_callback(put)
 
     # --- end ---------------------------------------------------------------------------------------------------
 
-    def _over(self, run: _Run) -> bool:
+    def _over(self, run: Run) -> bool:
         """End a run whose strategy is content or whose budget is spent; whether it is ending."""
         if run.ending is not None:
             return True
@@ -431,7 +384,7 @@ class Loop:
             self._end(run, "budget", f"the budget of {budget.branches} branches is spent")
         return run.ending is not None
 
-    def _content(self, run: _Run) -> bool:
+    def _content(self, run: Run) -> bool:
         if not run.doubtful:
             return False
         run.doubtful = False
@@ -446,7 +399,7 @@ class Loop:
             self._end(run, "failed", str(error))
             return False
 
-    def _end(self, run: _Run, status: RunStatus, reason: str) -> None:
+    def _end(self, run: Run, status: RunStatus, reason: str) -> None:
         """Begin to end: cancel what is in flight. The run is finished when all of it has come back."""
         if run.ending is None:
             run.ending = (status, reason)
@@ -455,7 +408,7 @@ class Loop:
             run.ending = (status, reason)  # resumed, it asks those that compare, as it does not now
         self._finish(run)
 
-    def _finish(self, run: _Run) -> None:
+    def _finish(self, run: Run) -> None:
         if run.ending is None or run.decoding or run.key not in self.runs or self._waits(run, run.ending[0]):
             return
         status, reason = run.ending
@@ -484,7 +437,7 @@ class Loop:
             limit(run.key, None, None)
         self.done.append(Solution.of(run.tree, ended))
 
-    def _waits(self, run: _Run, status: RunStatus) -> bool:
+    def _waits(self, run: Run, status: RunStatus) -> bool:
         """Whether verdicts that belong to the end are still to come. Once all else is in, it asks for those of the
         verifiers that compare branches, unless there is an accepted branch already."""
         if status in ("verified", "interrupted"):
@@ -497,7 +450,7 @@ class Loop:
             self._compare(run)
         return bool(run.comparing) and (run.patience is None or time.monotonic() < run.patience)
 
-    def _counts(self, run: _Run, hurry: bool) -> bool:
+    def _counts(self, run: Run, hurry: bool) -> bool:
         """Whether it is still being found out which branches agree, where none was accepted."""
         if run.count is None:
             run.count = Count(run.tree, lambda counted: self.inbox.put((run, counted)), hurry=hurry)
