@@ -16,7 +16,7 @@ from led_agent.comparing import complete
 from led_agent.tree import Node, Tree
 from led_agent.types import Confidence
 
-__all__ = ["Agreement", "Calibration", "Vote", "agree", "candidates", "votes"]
+__all__ = ["Agreement", "Calibration", "Vote", "agree", "answer_of", "candidates", "votes"]
 
 Groups = Sequence[Sequence[int]]
 
@@ -69,15 +69,17 @@ def candidates(tree: Tree) -> list[Node]:
     return [leaf for leaf in leaves if leaf.status != "rejected"] or leaves
 
 
+def answer_of(tree: Tree, node: Node) -> str | None:
+    """What a branch answers: as a verifier read it, else as the whole text ends; None where there is nothing."""
+    verdict = node.verdict
+    answer = verdict.answer if verdict is not None and verdict.answer is not None else final_answer(tree.text(node.id))
+    return answer if answer is not None and answer.strip() else None
+
+
 def votes(tree: Tree) -> list[Vote]:
-    """What the candidates answer: as a verifier read it, else as the text ends."""
-    found = []
-    for node in candidates(tree):
-        branch, verdict = tree.branch(node.id), node.verdict
-        answer = verdict.answer if verdict is not None and verdict.answer is not None else final_answer(branch.text)
-        if answer is not None and answer.strip():
-            found.append(Vote(node, answer, branch.mean_logprob))
-    return found
+    """What the candidates answer."""
+    answers = ((node, answer_of(tree, node)) for node in candidates(tree))
+    return [Vote(node, text, tree.branch(node.id).mean_logprob) for node, text in answers if text is not None]
 
 
 def agree(
