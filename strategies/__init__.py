@@ -6,5 +6,6 @@ if __name__ != "led_agent.strategies":
 from led_agent.strategies.best_of_n import BestOfN
 from led_agent.strategies.entropy_branching import EntropyBranching
 from led_agent.strategies.fallback import Fallback
+from led_agent.strategies.without_replacement import WithoutReplacement
 
-__all__ = ["BestOfN", "EntropyBranching", "Fallback"]
+__all__ = ["BestOfN", "EntropyBranching", "Fallback", "WithoutReplacement"]
