@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import heapq
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from led_agent.confidence import answer_of
 from led_agent.errors import UsageError
-from led_agent.tree import ROOT, Node, Tree, derive_seed
+from led_agent.strategies.race import Race, Region, purpose_under
+from led_agent.tree import ROOT, Node, Tree
 from led_agent.types import DecodeRequest, Decoding
 
 __all__ = ["WithoutReplacement"]
-
-_ROUNDING = 1e-6  # what is left of a position's law counts as nothing up to here: it is 1 less a sum of float32 figures
-_UNLIKELY = math.log(1e-20)  # prefixes below that have no part in the race: no number would ever let them win it
 
 
 @dataclass(frozen=True)
@@ -75,13 +71,13 @@ class WithoutReplacement:
     def finished(self, tree: Tree) -> bool:
         return self.stop_at_first and bool(tree.accepted())
 
-    def _wanted(self, tree: Tree) -> list[tuple[_Region, str]]:
+    def _wanted(self, tree: Tree) -> list[tuple[Region, str]]:
         """Go through the rounds anew, up to the first that has not been asked for or is not back: what it lacks.
 
         A round depends on those before it only, so that it is the same however it was asked for and came back.
         """
-        race = _Race(tree)
-        turned: list[tuple[_Region, str]] = []  # where branches are rolled back to, drawn before all others
+        race = Race(tree)
+        turned: list[tuple[Region, str]] = []  # where branches are rolled back to, drawn before all others
         rejected: list[str] = []
         counted = spared = 0
         while (room := min(self.batch, self.n - counted)) > 0:
@@ -96,128 +92,11 @@ class WithoutReplacement:
             repeats = _repeats(tree, back, rejected)[: self.rollbacks - spared] if self.distinct_answers else []
             spared += len(repeats)
             counted += len(back) - len(repeats)
-            turned = [found for node, answer in repeats if (found := race.turn_back(node, answer)) is not None]
+            turned = [turn for node, answer in repeats for turn in _turned_back(race, node, answer)]
         return []
 
     def _awaited(self, node: Node) -> bool:
         return node.branch is None or (self.distinct_answers and not node.settled)
-
-
-@dataclass(eq=False)
-class _Region:
-    """All outputs that go as ``parent`` does up to its own token ``at``, and there take one that was not drawn yet.
-
-    ``prefix`` is the log-probability (nat) of what they share, ``left`` what of the law at that position is not drawn,
-    ``due`` the logarithm of the time at which the next of them arrives; ``asked`` counts requests.
-    """
-
-    parent: str
-    at: int
-    prefix: float
-    drawn: tuple[int, ...] = ()
-    left: float = 1.0
-    due: float = -math.inf
-    asked: int = 0
-
-    @property
-    def has_mass(self) -> bool:
-        return self.left > _ROUNDING
-
-    @property
-    def key(self) -> tuple[str, int]:
-        return self.parent, self.at
-
-
-class _Race:
-    """The regions of a tree, as branches are taken from them one by one."""
-
-    def __init__(self, tree: Tree) -> None:
-        self._tree = tree
-        self._asked: dict[tuple[str, int], list[Node]] = defaultdict(list)
-        self._given_up: set[str] = set()  # inside which nothing more can be asked for
-        for node in tree.nodes():
-            if node.request is not None and node.purpose == _purpose(node.request.parent):
-                self._asked[node.request.parent, node.request.keep or 0].append(node)
-            if node.status in ("pruned", "failed"):
-                self._given_up.add(node.id)
-        self._regions: dict[tuple[str, int], _Region] = {}
-        self._origins: dict[str, tuple[_Region, float]] = {}  # which region a branch is from, and when it arrived
-        self._open(_Region(ROOT, 0, prefix=0.0), -math.inf)
-
-    def first(self, count: int, *, besides: Sequence[_Region] = ()) -> list[_Region]:
-        """Those whose next arrivals come first."""
-        running = (region for region in self._regions.values() if self._runs(region) and region not in besides)
-        return heapq.nsmallest(count, running, key=lambda region: region.due)
-
-    def node(self, region: _Region) -> Node | None:
-        """The node by which a region's next arrival was asked for, if it was."""
-        asked = self._asked.get(region.key, [])
-        return asked[region.asked] if region.asked < len(asked) else None
-
-    def take(self, region: _Region, node: Node) -> None:
-        """Take a branch out of its region, which may leave others on either side of each of its tokens."""
-        region.asked += 1
-        branch = node.branch
-        if branch is None or branch.finish == "cancelled":
-            return  # whatever it had, nothing was drawn
-        if branch.finish == "error" or not branch.token_ids or len(branch.logprobs) != len(branch.token_ids):
-            region.left = 0.0  # nothing is left to draw, or how much is left can't be known
-            return
-        self._origins[node.id] = region, region.due
-        prefix = region.prefix
-        for at, logprob in enumerate(branch.logprobs[:-1], 1):
-            prefix += logprob
-            if prefix < _UNLIKELY:
-                break
-            self._inside(node, at, prefix)
-        region.drawn += branch.token_ids[:1]
-        region.left -= math.exp(min(0.0, branch.logprobs[0]))
-        self._open(region, region.due)
-
-    def turn_back(self, node: Node, answer: str) -> tuple[_Region, str] | None:
-        """The region at a branch's most uncertain position that has mass left, and what to say of it."""
-        region, _ = self._origins.get(node.id, (None, 0.0))
-        branch = node.branch
-        if region is None or branch is None:
-            return None
-        for at in sorted(range(len(branch.entropies)), key=lambda at: -branch.entropies[at]):
-            if at > 0:
-                prefix = region.prefix + sum(branch.logprobs[:at])
-                found = self._regions.get((node.id, at)) or self._inside(node, at, prefix)
-            else:
-                found = region
-            if self._runs(found):
-                return found, f"{answer!r} was rejected before; entropy of {branch.entropies[at]:.2f} nat at token {at}"
-        return None
-
-    def _runs(self, region: _Region) -> bool:
-        """Whether anything is to be drawn there. What was asked for before the branch above was given up still counts:
-        else that would change the rounds behind us."""
-        return region.has_mass and (region.parent not in self._given_up or self.node(region) is not None)
-
-    def _inside(self, node: Node, at: int, prefix: float) -> _Region:
-        """The region that a new branch leaves at one of its own tokens, behind the first."""
-        assert node.branch is not None
-        left = -math.expm1(min(0.0, node.branch.logprobs[at]))
-        region = _Region(node.id, at, prefix, node.branch.token_ids[at : at + 1], left)
-        _, arrived = self._origins[node.id]
-        return self._open(region, arrived)
-
-    def _open(self, region: _Region, arrived: float) -> _Region:
-        """Let a region run on from the last arrival, which has told nothing of what is still to come."""
-        self._regions[region.key] = region
-        if region.has_mass:
-            name = f"race {region.parent} {region.at} {len(region.drawn)}"
-            number = derive_seed(self._tree.started.seed, self._tree.problem, name) >> 11
-            patience = -math.log1p(-(number + 0.5) * 2.0**-52)  # exponential, of rate 1
-            region.due = _log_sum(arrived, math.log(patience) - region.prefix - math.log(region.left))
-        return region
-
-
-def _log_sum(a: float, b: float) -> float:
-    """log(exp(a) + exp(b)), where b is finite."""
-    high, low = max(a, b), min(a, b)
-    return high + math.log1p(math.exp(low - high))
 
 
 def _marginal(decoding: Decoding) -> Decoding:
@@ -234,22 +113,27 @@ def _marginal(decoding: Decoding) -> Decoding:
     return decoding.replace(exploration=decoding.exploration.model_copy(update={"gate_first": False}))
 
 
-def _purpose(parent: str) -> str:
-    return "explore" if parent == ROOT else "fork"
-
-
-def _told(region: _Region) -> str:
+def _told(region: Region) -> str:
     share = math.exp(region.prefix) * region.left
     return f"{share:.2g} of all probability is left at token {region.at}" if region.drawn else ""
 
 
-def _request(tree: Tree, region: _Region, decoding: Decoding, trigger: str) -> DecodeRequest:
+def _turned_back(race: Race, node: Node, answer: str) -> list[tuple[Region, str]]:
+    """Where a branch that repeats an answer is rolled back to, if there is anywhere."""
+    found = race.most_uncertain(node)
+    if found is None or node.branch is None:
+        return []
+    region, at = found
+    return [(region, f"{answer!r} was rejected before; entropy of {node.branch.entropies[at]:.2f} nat at token {at}")]
+
+
+def _request(tree: Tree, region: Region, decoding: Decoding, trigger: str) -> DecodeRequest:
     (request,) = tree.requests(
         parent=region.parent,
         keep=None if region.parent == ROOT else region.at,
         exclude=region.drawn,
         decoding=decoding,
-        purpose=_purpose(region.parent),
+        purpose=purpose_under(region.parent),
         trigger=trigger,
     )
     return request
