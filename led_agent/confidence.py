@@ -11,11 +11,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from led_agent.answers import final_answer
 from led_agent.comparing import complete
 from led_agent.tree import Node, Tree
 from led_agent.types import Confidence
 
-__all__ = ["Agreement", "Calibration", "Vote", "agree", "candidates", "read_votes", "votes"]
+__all__ = ["Agreement", "Calibration", "Vote", "agree", "answer_of", "candidates", "read_votes", "votes"]
 
 Groups = Sequence[Sequence[int]]
 
@@ -67,6 +68,13 @@ def candidates(tree: Tree) -> list[Node]:
     """The complete branches among which an answer is to be found: those that no verifier rejected, else all."""
     leaves = complete(tree)
     return [leaf for leaf in leaves if leaf.status != "rejected"] or leaves
+
+
+def answer_of(tree: Tree, node: Node) -> str | None:
+    """What a branch answers: as a verifier read it, else as the whole text ends; None where there is nothing."""
+    verdict = node.verdict
+    answer = verdict.answer if verdict is not None and verdict.answer is not None else final_answer(tree.text(node.id))
+    return answer if answer is not None and answer.strip() else None
 
 
 def votes(tree: Tree) -> list[Vote]:

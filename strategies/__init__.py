@@ -15,6 +15,7 @@ from led_agent.strategies.portfolio import Portfolio
 from led_agent.strategies.repair import Repair
 from led_agent.strategies.tree_of_thoughts import TreeOfThoughts
 from led_agent.strategies.voting import SelfConsistency, WeightedVote
+from led_agent.strategies.without_replacement import WithoutReplacement
 
 __all__ = [
     "DVTS",
@@ -30,4 +31,5 @@ __all__ = [
     "SelfConsistency",
     "TreeOfThoughts",
     "WeightedVote",
+    "WithoutReplacement",
 ]

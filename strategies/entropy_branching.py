@@ -53,19 +53,13 @@ class EntropyBranching:
         if missing > 0:
             return tree.requests(min(missing, slots), siblings=self.roots)
         asked = len(tree.children(purpose="explore")) + sum(node.purpose == "fork" for node in tree.nodes())
-        if asked >= self.n or tree.pending():  # the most uncertain position of all is known when all have ended
+        if asked >= self.n or tree.unsettled():  # the most uncertain position of all is known when all have ended
             return []
         found = sorted(
             (spot for node in tree.nodes() for spot in self._spots(tree, node)), key=lambda s: (-s[0], s[1].order, s[2])
         )
         taken = found[: min(slots, self.n - asked)]
-        requests: list[DecodeRequest] = []
-        for node in dict.fromkeys(node.id for _, node, _ in taken):  # those of one parent are numbered in one call
-            spots = [(entropy, at) for entropy, parent, at in taken if parent.id == node]
-            numbered = tree.requests(len(spots), siblings=1, parent=node, keep=0, purpose="fork")
-            for made, (entropy, at) in zip(numbered, spots, strict=True):
-                requests.append(self._fork(tree, made, entropy, at))
-        return requests
+        return tree.numbered(_fork(tree, *spot) for spot in taken)
 
     def finished(self, tree: Tree) -> bool:
         return bool(tree.accepted())
@@ -85,16 +79,16 @@ class EntropyBranching:
                 spots.append((branch.entropies[at], node, at))
         return spots
 
-    def _fork(self, tree: Tree, numbered: DecodeRequest, entropy: float, at: int) -> DecodeRequest:
-        (placed,) = tree.requests(
-            1,
-            parent=numbered.parent,
-            keep=at,
-            exclude=_drawn(tree[numbered.parent], at),
-            purpose="fork",
-            trigger=f"entropy of {entropy:.2f} nat at token {at}",
-        )
-        return placed.model_copy(update={"id": numbered.id, "seed": numbered.seed})
+
+def _fork(tree: Tree, entropy: float, node: Node, at: int) -> DecodeRequest:
+    (request,) = tree.requests(
+        parent=node.id,
+        keep=at,
+        exclude=_drawn(node, at),
+        purpose="fork",
+        trigger=f"entropy of {entropy:.2f} nat at token {at}",
+    )
+    return request
 
 
 def _drawn(node: Node, at: int) -> tuple[int, ...]:
