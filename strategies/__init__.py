@@ -3,6 +3,7 @@
 if __name__ != "led_agent.strategies":
     raise ImportError("this folder is led_agent.strategies; import it under that name")
 
+from led_agent.strategies.abmcts import ABMCTS
 from led_agent.strategies.beam import Beam
 from led_agent.strategies.best_of_n import BestOfN
 from led_agent.strategies.dvts import DVTS
@@ -18,6 +19,7 @@ from led_agent.strategies.voting import SelfConsistency, WeightedVote
 from led_agent.strategies.without_replacement import WithoutReplacement
 
 __all__ = [
+    "ABMCTS",
     "DVTS",
     "MCTS",
     "Beam",

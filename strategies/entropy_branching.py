@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from led_agent.errors import UsageError
+from led_agent.strategies._forking import fork, spot
 from led_agent.tree import Node, Tree
 from led_agent.types import DecodeRequest
 
 __all__ = ["EntropyBranching"]
-
-_ENDED = ("eos", "stop", "length")
 
 
 @dataclass(frozen=True)
@@ -59,39 +58,19 @@ class EntropyBranching:
             (spot for node in tree.nodes() for spot in self._spots(tree, node)), key=lambda s: (-s[0], s[1].order, s[2])
         )
         taken = found[: min(slots, self.n - asked)]
-        return tree.numbered(_fork(tree, *spot) for spot in taken)
+        # Those of one parent stand together.
+        placed = [s for parent in dict.fromkeys(s[1].id for s in taken) for s in taken if s[1].id == parent]
+        return tree.numbered(fork(tree, node, at, entropy) for entropy, node, at in placed)
 
     def finished(self, tree: Tree) -> bool:
         return bool(tree.accepted())
 
     def _spots(self, tree: Tree, node: Node) -> list[tuple[float, Node, int]]:
         """Where a branch may be forked: entropy, node and position, without those that are forked already."""
-        branch = node.branch
-        if branch is None or branch.finish not in _ENDED or node.status in ("pruned", "failed"):
-            return []
-        forked = [child.request.keep or 0 for child in tree.children(node.id, purpose="fork") if child.request]
+        near = [child.request.keep or 0 for child in tree.children(node.id, purpose="fork") if child.request]
         spots: list[tuple[float, Node, int]] = []
-        for at in sorted(range(len(branch.entropies)), key=lambda at: (-branch.entropies[at], at)):
-            near = [*forked, *(spot[2] for spot in spots)]
-            if len(near) >= self.forks or branch.entropies[at] <= 0:
-                break
-            if all(abs(at - other) >= self.gap for other in near):
-                spots.append((branch.entropies[at], node, at))
+        while len(near) < self.forks and (found := spot(node, near, self.gap)) is not None:
+            entropy, at = found
+            spots.append((entropy, node, at))
+            near.append(at)
         return spots
-
-
-def _fork(tree: Tree, entropy: float, node: Node, at: int) -> DecodeRequest:
-    (request,) = tree.requests(
-        parent=node.id,
-        keep=at,
-        exclude=_drawn(node, at),
-        purpose="fork",
-        trigger=f"entropy of {entropy:.2f} nat at token {at}",
-    )
-    return request
-
-
-def _drawn(node: Node, at: int) -> tuple[int, ...]:
-    """What was drawn at a position of a branch, and, where the branch is a fork that begins there, before it."""
-    own = node.branch.token_ids[at : at + 1] if node.branch is not None else ()
-    return own + (node.request.exclude if node.request is not None and at == 0 else ())

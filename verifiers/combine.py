@@ -325,4 +325,7 @@ def _verdict(status: str, score: float, told: Sequence[Verdict], before: str = "
     reasons = [f"{v.verifier}: {v.reason}" if v.reason else f"{v.verifier} {v.status}" for v in told]
     answer = next((v.answer for v in told if v.answer is not None), None)
     fields: dict[str, Any] = {"status": status, "reason": before + "; ".join(reasons), "answer": answer}
+    if any(v.feedback is not None for v in told):  # one of the reasons names the right answer
+        said = [reason if v.feedback is None else v.feedback for v, reason in zip(told, reasons, strict=True)]
+        fields["feedback"] = before + "; ".join(filter(None, said))
     return Verdict(**fields, score=0.0 if status == "error" else score)

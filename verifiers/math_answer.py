@@ -31,7 +31,8 @@ class MathAnswer:
 
     The answer is taken after ``</think>``: the last ``\boxed{…}``, else what follows the last "answer is" or "####",
     else the last formula or number. It abstains where the problem has no answer to compare with. A time-out, a dead
-    worker and an expression that math-verify chokes on are verdicts of status "error", never rejections.
+    worker and an expression that math-verify chokes on are verdicts of status "error", never rejections. Where a
+    verdict's reason names the reference, its feedback does not.
 
     Processes start with the first call and end with ``close()`` or the interpreter; after ``close()`` a call starts
     new ones. A pickled copy starts its own.
@@ -102,6 +103,8 @@ class MathAnswer:
             reply = {"status": "error", "reason": f"not compared within {self.seconds:g} s: {judged}"}
         elif reply is None:
             reply = {"status": "error", "reason": f"{outcome.error} (while judging {_judged(payload['text'])!r})"}
+        if reply["status"] == "error":  # what failed may be the reading of the reference
+            reply = {**reply, "feedback": "the final answer was not compared"}
         return Verdict(**reply, verifier=self.name, seconds=outcome.seconds)
 
     def close(self) -> None:

@@ -2,7 +2,8 @@ r"""The child process of ``math_answer`` and ``consensus``: finds final answers 
 
 This file knows how answers are written and how math-verify reads them. (``reference`` in ``math_answer`` has taken
 the reference out of a worked solution.) It knows no time limit (the pool kills this process) and neither problems nor
-verdicts. It replies ``{"status", "reason", "answer"}`` to three kinds of payload:
+verdicts. It replies ``{"status", "reason", "answer"}``, with ``"feedback"`` where the reason names the reference, to
+three kinds of payload:
 
 - ``{"answer", "text"}``: whether the text's final answer equals the reference, accepted, rejected or abstained;
 - ``{"find": text}``: the text's final answer, found or none;
@@ -180,7 +181,12 @@ def _judge(gold: str, text: str) -> Reply:
     shown, readings = found
     if any(_equal(gold, reading) for reading in readings):
         return {"status": "accepted", "reason": f"{_short(shown)} matches", "answer": shown[:_SHOWN]}
-    return {"status": "rejected", "reason": f"found {_short(shown)}, expected {_short(gold)}", "answer": shown[:_SHOWN]}
+    return {
+        "status": "rejected",
+        "reason": f"found {_short(shown)}, expected {_short(gold)}",
+        "answer": shown[:_SHOWN],
+        "feedback": f"the final answer reads {_short(shown)}, and that is wrong",
+    }
 
 
 def _failed(error: BaseException, answer: str | None) -> Reply:

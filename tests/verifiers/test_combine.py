@@ -393,3 +393,15 @@ def test_a_file_that_is_damaged_or_no_cache_is_named_and_left_as_it_is(tmp_path:
             verifier.check(PROBLEM)
     verifier.close()
     assert (path.read_bytes() if path.is_file() else b"") == before
+
+
+def test_what_may_not_be_told_to_the_model_stays_so() -> None:
+    gives_away = Says(Verdict(status="rejected", reason="expected 42", feedback="wrong"), name="a")
+    plain = Says(Verdict(status="rejected", reason="too long"), name="b")
+    silent = Says(Verdict(status="rejected", reason="expected 42", feedback=""), name="c")
+    assert any_of(gives_away, plain)(PROBLEM, Branch(text="7")).feedback == "wrong; b: too long"
+    assert any_of(silent)(PROBLEM, Branch(text="7")).feedback == ""
+    assert any_of(plain)(PROBLEM, Branch(text="7")).feedback is None
+    told = weighted([(gives_away, 1.0)], accept=0.5)(PROBLEM, Branch(text="7")).feedback
+    assert told is not None
+    assert "42" not in told

@@ -349,3 +349,11 @@ def test_importing_the_verifiers_is_light():
     code = f"import led_agent.verifiers, sys; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_feedback_says_what_was_found_and_never_what_was_expected(verifier):
+    wrong = verifier(Problem(prompt="?", answer="18"), Branch(text="The answer is 19."))
+    assert wrong.feedback == "the final answer reads 19, and that is wrong"
+    nested = "(" * 300 + "18" + ")" * 300
+    choked = verifier(Problem(prompt="?", answer=nested), Branch(text=r"\boxed{19}"))
+    assert (choked.status, choked.feedback) == ("error", "the final answer was not compared")
