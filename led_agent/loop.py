@@ -40,6 +40,9 @@ Observer = Callable[[Tree, Event | BranchProgress], None]
 # Asked for ahead of free slots, so that a slot that comes free is filled before the loop has turned.
 _AHEAD = 1.25
 
+# Problems that are on at a time, a slot: those whose verdicts or votes are being waited for hold none, and might pile up.
+_RUNS = 2
+
 _GRACE = 5.0  # seconds that branches may still be compared in when the budget of seconds is spent
 
 
@@ -100,7 +103,7 @@ class Loop:
             more = False
         for run in list(self.runs.values()):
             self._propose(run)
-        while more and self._room() > 0:
+        while more and self._room() > 0 and len(self.runs) < _RUNS * self.decoder.slots:
             asked = next(source, None)
             if asked is None:
                 return False
@@ -208,7 +211,7 @@ class Loop:
             run.tree.note(ROOT, str(error))
             self._end(run, "failed", str(error))
             return
-        if not run.decoding and not run.judging:
+        if not wanted and not run.decoding and not run.judging:
             broken = run.tree.leaves() and all(leaf.status == "failed" for leaf in run.tree.leaves())
             self._end(run, "failed" if broken else "exhausted", "")
 
@@ -219,13 +222,22 @@ class Loop:
             raise PluginError(
                 f"strategy {name} proposed {type(request).__name__}; allowed are requests made by tree.requests"
             )
+        asks_otherwise, refusal = request.prompt != run.tree.problem.prompt, None
         try:
-            self.decoder.check(request)
+            try:
+                self.decoder.check(request)
+            except UsageError as error:
+                if not asks_otherwise:
+                    raise
+                refusal = str(error)
             run.tree.add(request)
         except UsageError as error:
             raise PluginError(f"strategy {name}: {error}") from error
         run.branches += 1
-        self._submit(run, request)
+        if refusal is None:
+            self._submit(run, request)
+        else:  # a chat that has grown beyond the model's context, say: that branch fails, and not the search
+            run.tree.attach(Branch(id=request.id, text="", finish="error", error=refusal))
 
     def _submit(self, run: Run, request: DecodeRequest) -> None:
         run.decoding[request.id] = 0

@@ -1045,7 +1045,7 @@ def test_problems_are_taken_from_a_generator_only_as_there_is_room() -> None:
     with Search(decoder=decoder, strategy=BestOfN(2), budget=SAFETY) as search:
         running = search.solve_many(endless())
         assert [next(running).problem.key for _ in range(10)] == [f"p{k}" for k in range(10)]
-        assert len(taken) <= 10 + 6
+        assert len(taken) <= 10 + 2 * 4
         running.close()  # type: ignore[attr-defined]
 
 
@@ -1093,3 +1093,22 @@ def test_of_many_problems_each_event_comes_with_its_tree() -> None:
     solutions = list(solve_many(THREE, decoder=ScriptedDecoder([WRONG]), strategy=BestOfN(2), observer=watch))
     for solution in solutions:
         assert Tree.replay(watch.of(solution.problem.key)).to_json() == solution.tree.to_json()
+
+
+def test_a_chat_beyond_the_models_context_fails_alone_and_the_ladder_goes_on() -> None:
+    class Narrow(ScriptedDecoder):
+        def check(self, request: DecodeRequest) -> None:
+            if not isinstance(request.prompt, str):
+                raise UsageError("the prompt has 99 tokens; the context is 9")
+
+    decoder = Narrow(lambda request: RIGHT if request.decoding.is_greedy else WRONG)
+    solution = solve(PROBLEM, decoder=decoder, strategy=Fallback(BestOfN(2)), verifiers=[says_42])
+    assert [(n.id, n.purpose, n.status) for n in solution.tree.nodes()] == [
+        ("1", "explore", "rejected"),
+        ("2", "explore", "rejected"),
+        ("2.1", "repair", "failed"),
+        ("1.1", "repair", "failed"),
+        ("3", "fallback", "accepted"),
+    ]
+    assert solution.tree["2.1"].reason == "the prompt has 99 tokens; the context is 9"
+    assert solution.verified
