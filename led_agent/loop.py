@@ -40,7 +40,7 @@ Observer = Callable[[Tree, Event | BranchProgress], None]
 # Asked for ahead of free slots, so that a slot that comes free is filled before the loop has turned.
 _AHEAD = 1.25
 
-# Problems that are on at a time, a slot: those whose verdicts or votes are being waited for hold none, and might pile up.
+# Problems that are on at a time, a slot: those whose verdicts or votes are waited for hold none, and might pile up.
 _RUNS = 2
 
 _GRACE = 5.0  # seconds that branches may still be compared in when the budget of seconds is spent
