@@ -109,6 +109,8 @@ class Tree:
         )
         self.ended: Ended | None = None
         self._part = ""
+        self._views: dict[str, Node] = {}  # strategies look at all nodes again and again
+        self._sums: dict[str, tuple[int, float, int]] = {}  # of what can't change any more: see _summed
         self._graph = nx.DiGraph()
         self._graph.add_node(ROOT, **_blank(None, order=0))
         self._listeners: list[Callable[[Event], None]] = []
@@ -131,12 +133,17 @@ class Tree:
         return node in self._graph and self._shown(str(node))
 
     def __getitem__(self, node: str) -> Node:
-        attributes = self._graph.nodes[self._known(node)]
-        names = ("request", "branch", "verdicts", "status", "reason", "notes", "order", "settled")
-        return Node(id=node, parent=self.parent(node), **{name: attributes[name] for name in names})
+        view = self._views.get(node)
+        if view is None:
+            attributes = self._graph.nodes[self._known(node)]
+            names = ("request", "branch", "verdicts", "status", "reason", "notes", "order", "settled")
+            view = Node(id=node, parent=self.parent(node), **{name: attributes[name] for name in names})
+            self._views[node] = view
+        return view
 
     def parent(self, node: str) -> str | None:
-        return next(iter(self._graph.predecessors(self._known(node))), None)
+        request = self._request(self._known(node))
+        return request.parent if request is not None else None
 
     def nodes(self) -> list[Node]:
         """All nodes but the root, in the order in which they were asked for."""
@@ -172,7 +179,12 @@ class Tree:
 
     def room(self, node: str = ROOT) -> int:
         """How many tokens the search's limit leaves after the output that ends in ``node``."""
-        return self.started.max_tokens - (0 if node == ROOT else len(self.branch(node).token_ids))
+        return self.started.max_tokens - (0 if node == ROOT else self._summed(node)[0])
+
+    def mean_logprob(self, node: str) -> float | None:
+        """That of the whole output that ends in ``node`` (see ``Branch.mean_logprob``)."""
+        _, total, known = self._summed(node)
+        return total / known if known else None
 
     def accepted(self) -> list[Node]:
         """Accepted nodes, the first asked for first."""
@@ -503,6 +515,19 @@ class Tree:
             raise UsageError(f"keep is {keep}; node {parent!r} has {most} tokens of its own to keep")
         return whole if keep is None else whole[: len(whole) - most + keep]
 
+    def _summed(self, node: str) -> tuple[int, float, int]:
+        """Of the whole output that ends in ``node``: its tokens, the sum of the log-probabilities, and their number."""
+        if node not in self._sums:
+            own, request, above = self[node].branch, self[node].request, self.parent(node)
+            if own is None or request is None or request.keep is not None or above in (None, ROOT):
+                whole = self.branch(node)
+                self._sums[node] = len(whole.token_ids), sum(whole.final_logprobs), len(whole.final_logprobs)
+            else:
+                before = self._summed(str(above)) if self._continues(request) else (0, 0.0, 0)
+                parts = len(own.token_ids), sum(own.final_logprobs), len(own.final_logprobs)
+                self._sums[node] = before[0] + parts[0], before[1] + parts[1], before[2] + parts[2]
+        return self._sums[node]
+
     def _run_of(self, node: str) -> list[str]:
         """The nodes whose texts make up the output that ends in ``node``."""
         run: list[str] = []
@@ -553,6 +578,7 @@ class Tree:
 
     def _set(self, node: str, **attributes: object) -> None:
         self._graph.nodes[node].update(attributes)
+        self._views.pop(node, None)
 
     def _add(self, request: DecodeRequest) -> None:
         if request.id in self._graph:

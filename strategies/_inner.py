@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from led_agent.errors import UsageError
 from led_agent.protocols import Strategy
-from led_agent.tree import Tree
+from led_agent.tree import Node, Tree
 
-__all__ = ["check_inner", "chosen_by", "finished_by", "pruned_by"]
+__all__ = ["check_inner", "chosen_by", "finished_by", "place", "pruned_by"]
 
 
 def check_inner(outer: object, inner: object) -> None:
@@ -39,3 +39,8 @@ def chosen_by(inner: Strategy, tree: Tree) -> str | None:
     choose = getattr(inner, "choose", None)
     chosen: str | None = choose(tree) if choose is not None else None
     return chosen
+
+
+def place(node: Node) -> list[int]:
+    """Where a node stands on the tree, to choose among equals by: when it was asked for may depend on the results."""
+    return [int(number) for number in node.id.split(".")]

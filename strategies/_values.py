@@ -6,7 +6,7 @@ import math
 
 from led_agent.tree import Node, Tree
 
-__all__ = ["likelihood", "reward", "value"]
+__all__ = ["likelihood", "reward", "value", "worth"]
 
 
 def reward(node: Node) -> float | None:
@@ -23,13 +23,16 @@ def likelihood(tree: Tree, node: Node) -> float:
     node; 0 where they aren't known."""
     if node.branch is None:
         return 0.0
-    logprob = tree.branch(node.id).mean_logprob
+    logprob = tree.mean_logprob(node.id)
     return math.exp(min(0.0, logprob)) if logprob is not None else 0.0
 
 
 def value(tree: Tree, node: Node) -> float:
     """The reward, else the likelihood; 0 for what failed or was given up."""
-    if node.status in ("failed", "pruned"):
-        return 0.0
+    return 0.0 if node.status in ("failed", "pruned") else worth(tree, node)
+
+
+def worth(tree: Tree, node: Node) -> float:
+    """The same of a node as it was before it was given up."""
     judged = reward(node)
     return judged if judged is not None else likelihood(tree, node)

@@ -47,7 +47,8 @@ class DVTS(Steps):
         if slots < 1:
             return []
         missing = self.n - len(tree.children(purpose="explore"))
-        requests = tree.requests(min(missing, slots), siblings=self.n, **self.step_options) if missing > 0 else []
+        options = self.step_options if self.max_depth > 1 else {}
+        requests = tree.requests(min(missing, slots), siblings=self.n, **options) if missing > 0 else []
         for found, parent in self._subtrees(tree):
             room = min(self.width - len(found), slots - len(requests))
             if room > 0 and parent != ROOT:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from led_agent.errors import UsageError
 from led_agent.strategies._forking import fork, spot
+from led_agent.strategies._inner import place
 from led_agent.tree import Node, Tree
 from led_agent.types import DecodeRequest
 
@@ -18,10 +19,12 @@ class EntropyBranching:
     """A few branches from the prompt, then forks inside them: at the positions where the recorded entropy of the final
     posterior was highest, each with another token than was drawn there, until there are ``n`` branches in all.
 
-    A fork decodes its own tail only: the prefix's keys and values are there already. Rejected branches are forked as
-    well as undecided ones. Forking at the tokens of high entropy: Wang et al., "Beyond the 80/20 Rule: High-Entropy
-    Minority Tokens Drive Effective Reinforcement Learning for LLM Reasoning", 2025; branching there while sampling:
-    Hou et al., "TreeRL", 2025.
+    Forks go in rounds, each of which doubles the branches: the most uncertain positions of all branches from before the
+    round are taken, so that the tree depends neither on slots nor on the order of results. A fork decodes its own tail
+    only: the prefix's keys and values are there already. Rejected branches are forked as well as undecided ones.
+    Forking at the tokens of high entropy: Wang et al., "Beyond the 80/20 Rule: High-Entropy Minority Tokens Drive
+    Effective Reinforcement Learning for LLM Reasoning", 2025; branching there while sampling: Hou et al., "TreeRL",
+    2025.
 
     Attributes:
         n: Branches in all.
@@ -51,19 +54,26 @@ class EntropyBranching:
         missing = self.roots - len(tree.children(purpose="explore"))
         if missing > 0:
             return tree.requests(min(missing, slots), siblings=self.roots)
-        asked = len(tree.children(purpose="explore")) + sum(node.purpose == "fork" for node in tree.nodes())
-        if asked >= self.n or tree.unsettled():  # the most uncertain position of all is known when all have ended
+        nodes = [node for node in tree.nodes() if node.purpose in ("explore", "fork")]
+        asked = len(nodes)
+        begun = self.roots  # branches when this round began
+        while begun * 2 <= asked:
+            begun *= 2
+        if any(not node.settled for node in nodes[:begun]):
             return []
-        found = sorted(
-            (spot for node in tree.nodes() for spot in self._spots(tree, node)), key=lambda s: (-s[0], s[1].order, s[2])
-        )
-        taken = found[: min(slots, self.n - asked)]
-        # Those of one parent stand together.
-        placed = [s for parent in dict.fromkeys(s[1].id for s in taken) for s in taken if s[1].id == parent]
-        return tree.numbered(fork(tree, node, at, entropy) for entropy, node, at in placed)
+        taken = self._ranked(tree, nodes[:begun])[: min(slots, self.n - asked, begun * 2 - asked)]
+        if not taken and asked < self.n and not tree.unsettled():
+            # This round can't be filled: all that is known counts for the next fork.
+            taken = self._ranked(tree, nodes)[:1]
+        return tree.numbered(fork(tree, node, at, entropy) for entropy, node, at in taken)
 
     def finished(self, tree: Tree) -> bool:
         return bool(tree.accepted())
+
+    def _ranked(self, tree: Tree, nodes: list[Node]) -> list[tuple[float, Node, int]]:
+        """Where these branches may be forked, the most uncertain positions first."""
+        spots = [spot for node in nodes for spot in self._spots(tree, node)]
+        return sorted(spots, key=lambda spot: (-spot[0], place(spot[1]), spot[2]))
 
     def _spots(self, tree: Tree, node: Node) -> list[tuple[float, Node, int]]:
         """Where a branch may be forked: entropy, node and position, without those that are forked already."""

@@ -26,8 +26,9 @@ class Escalate:
     Entropy-based Dynamic Temperature Sampling", 2024, adapt the temperature token by token, to the entropy; here it is
     branch by branch, to the verifier.
 
-    How bold a branch is depends on the branches before it, ``every`` at a time, and these are waited for: so the tree
-    does not depend on the order of results where that of ``inner`` doesn't.
+    How bold a branch is depends on the branches that were asked for before it, ``every`` at a time, and these are
+    waited for: so the tree does not depend on the order of results where ``inner`` asks for its branches in one order,
+    as most do (DVTS does not, nor does MCTS with rollouts).
 
     Attributes:
         inner: The strategy whose requests are changed.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from led_agent.comparing import complete
 from led_agent.errors import UsageError
 from led_agent.protocols import Strategy
-from led_agent.strategies._inner import check_inner, chosen_by, finished_by, pruned_by
+from led_agent.strategies._inner import check_inner, chosen_by, finished_by, place, pruned_by
 from led_agent.strategies._steps import at_least
 from led_agent.strategies.best_of_n import BestOfN
 from led_agent.strategies.repair import REPAIR, repairs
@@ -120,7 +120,7 @@ def _rejected_below(tree: Tree, node: Node) -> int:
 
 
 def _deepest_sound(tree: Tree) -> str:
-    """The deepest node that was gone on from and not given up, with room for more; the oldest of equals; else the
-    root."""
+    """The deepest node that was gone on from and not given up, with room for more; of equals the first on the tree;
+    else the root."""
     sound = [node for node in tree.nodes() if node.status == "expanded" and tree.room(node.id) > 0]
-    return max(sound, key=lambda node: (tree.depth(node.id), -node.order)).id if sound else ROOT
+    return min(sound, key=lambda node: (-tree.depth(node.id), place(node))).id if sound else ROOT

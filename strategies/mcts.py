@@ -37,7 +37,7 @@ class MCTS(Steps):
         width: Children of a node, at most.
         c: Weight of the prior.
         batch: Simulations of a round.
-        max_depth: Steps of a path, at most.
+        max_depth: Steps of a path, at most; the last one goes on to its end.
         stop_at_first: End at the first accepted answer.
 
     Raises:
@@ -62,17 +62,14 @@ class MCTS(Steps):
         steps = [node for node in tree.nodes() if node.purpose == _STEP]
         requests = [self._rollout(tree, node) for node in steps if self._wants_rollout(tree, node)][:slots]
         begun = len(steps) // self.batch * self.batch  # steps of the rounds before this one
-        if requests or (any(tree.unsettled()) and begun == len(steps)):
+        if requests or (begun == len(steps) and tree.unsettled()):
             return requests
         lookout = _Lookout(self, tree, steps, begun)
         chosen = list(self._selected(lookout, len(steps), slots))
-        if (
-            not chosen and not tree.unsettled()
-        ):  # this round can't be filled: all that is known counts for the next step
+        if not chosen and not tree.unsettled():
+            # This round can't be filled: all that is known counts for the next step.
             chosen = list(self._selected(_Lookout(self, tree, steps, len(steps)), len(steps), 1))
-        return tree.numbered(
-            request for parent in chosen for request in tree.requests(1, parent=parent, **self.step_options)
-        )
+        return tree.numbered(self._step(tree, parent) for parent in chosen)
 
     def finished(self, tree: Tree) -> bool:
         return self.stop_at_first and bool(tree.accepted())
@@ -86,6 +83,10 @@ class MCTS(Steps):
                 return
             lookout.add_virtual(parent)
             yield parent
+
+    def _step(self, tree: Tree, parent: str) -> DecodeRequest:
+        options = self.step_options if tree.depth(parent) < self.max_depth - 1 else {}
+        return tree.requests(1, parent=parent, **options)[0]
 
     def _wants_rollout(self, tree: Tree, node: Node) -> bool:
         """Whether a step's value is not known, and nobody finds it out yet."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from led_agent.strategies._steps import Steps, at_least, is_step
-from led_agent.strategies._values import value
+from led_agent.strategies._values import worth
 from led_agent.tree import ROOT, Node, Tree, derive_seed
 from led_agent.types import DecodeRequest
 
@@ -89,14 +89,16 @@ class ParticleFilter(Steps):
                 grown.append(particle)
                 continue
             child = next(left[particle.name])
-            dead = child.status in ("rejected", "failed", "pruned")
-            weight = 0.0 if dead else particle.weight * value(tree, child) ** self.sharpness
+            weight = 0.0 if _dead(tree, child) else particle.weight * worth(tree, child) ** self.sharpness
             grown.append(_Particle(child, weight))
         return grown
 
     def _resampled(self, tree: Tree, particles: list[_Particle], generation: int) -> list[_Particle]:
         """The particles, drawn anew where their weights have become uneven; none where all are dead."""
         total = sum(p.weight for p in particles)
+        if total <= 0:  # nothing tells those apart that are alive
+            particles = [_Particle(p.node, float(p.node is not None and not _dead(tree, p.node))) for p in particles]
+            total = sum(p.weight for p in particles)
         if total <= 0:
             return []
         effective = total**2 / sum(p.weight**2 for p in particles)
@@ -112,3 +114,11 @@ class ParticleFilter(Steps):
                 drawn.append(_Particle(particle.node, 1.0))
         last = next(p for p in reversed(particles) if p.weight > 0)
         return drawn + [_Particle(last.node, 1.0)] * (self.n - len(drawn))  # where rounding left the last one out
+
+
+def _dead(tree: Tree, node: Node) -> bool:
+    """Whether a chain ends here in vain. A step that was given up after it had been gone on from was alive when its
+    generation was weighed, and what was drawn then stays as it was."""
+    if node.status == "pruned":
+        return not tree.children(node.id, purpose="explore")
+    return node.status in ("rejected", "failed")

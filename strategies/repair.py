@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from led_agent.comparing import complete
 from led_agent.protocols import Strategy
 from led_agent.strategies._asking import ask_again
-from led_agent.strategies._inner import check_inner, chosen_by, finished_by, pruned_by
+from led_agent.strategies._inner import check_inner, chosen_by, finished_by, place, pruned_by
 from led_agent.strategies._steps import at_least
 from led_agent.strategies._values import reward
 from led_agent.strategies.best_of_n import BestOfN
@@ -23,16 +23,17 @@ _INNER = "inner"
 
 def repairs(tree: Tree, rounds: int, width: int, slots: int) -> list[DecodeRequest]:
     """The next requests of a repair that has so many rounds: of the rejected answer with the highest score, the newest
-    of equals, that was not repaired yet. None where the model can't be asked again (``Started.follow_up``), or
-    something is still to be waited for."""
+    of equals, that was not repaired yet. None where the model can't be asked again (``Started.follow_up``), something
+    is still to be waited for, or an answer is there that nobody rejected."""
     asked = [node for node in tree.nodes() if node.purpose == REPAIR]
     if not tree.started.follow_up or slots < 1 or tree.unsettled():
         return []
     begun = next((node.parent for node in reversed(asked) if len(_of(tree, node.parent)) < width), None)
-    if begun is None and len(asked) >= rounds * width:
+    answers = complete(tree)
+    if begun is None and (len(asked) >= rounds * width or any(node.status != "rejected" for node in answers)):
         return []
-    wrong = [n for n in complete(tree) if n.status == "rejected" and not _of(tree, n.id)]
-    source = tree[begun] if begun is not None else max(wrong, key=lambda n: (reward(n) or 0.0, n.order), default=None)
+    wrong = [node for node in answers if not _of(tree, node.id)]
+    source = tree[begun] if begun is not None else max(wrong, key=_promise, default=None)
     if source is None:
         return []
     told = source.reason or "no reason was given"
@@ -45,6 +46,12 @@ def repairs(tree: Tree, rounds: int, width: int, slots: int) -> list[DecodeReque
         purpose=REPAIR,
         trigger=f"{source.id} was rejected: {told}",
     )
+
+
+def _promise(node: Node) -> tuple[float, int, list[int]]:
+    """How likely an answer is to be mended: by its score; of equals what was mended last, else the last on the tree.
+    Repairs come one after another, but the inner strategy's branches may have been asked for in any order."""
+    return reward(node) or 0.0, node.order if node.purpose == REPAIR else -1, place(node)
 
 
 def _of(tree: Tree, node: str | None) -> list[Node]:

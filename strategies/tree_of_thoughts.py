@@ -59,8 +59,8 @@ class TreeOfThoughts(Steps):
             return wanting(self, tree, slots, self._levels(tree))
         room = min(slots, self.n - len(tree.nodes()))
         parent = self._next_parent(tree, ROOT, 0) if room > 0 else None
-        if parent is None:
-            return []
+        if parent is None or any(node.parent != parent for node in tree.unsettled()):
+            return []  # what is under way comes first
         missing = self.propose_n - len(tree.children(parent, purpose="explore"))
         options = self.step_options if tree.depth(parent) < self.max_depth - 1 else {}
         return tree.requests(min(missing, room), parent=parent, siblings=self.propose_n, **options)
@@ -81,7 +81,8 @@ class TreeOfThoughts(Steps):
         return sorted(good, key=lambda step: (-worth[step.id], step.order))[: self.keep]
 
     def _next_parent(self, tree: Tree, node: str, depth: int) -> str | None:
-        """Depth first: the node that is to get children next; None where all is tried, or must be waited for."""
+        """Depth first: the node that is to get children next; None where all is tried, or its siblings must
+        be waited for."""
         children = tree.children(node, purpose="explore")[: self.propose_n]
         if depth >= self.max_depth:
             return None
@@ -95,12 +96,4 @@ class TreeOfThoughts(Steps):
             found = self._next_parent(tree, step.id, depth + 1)
             if found is not None:
                 return found
-            if any(not below.settled for below in _below(tree, step)):
-                return None  # what is under way there comes first
         return None
-
-
-def _below(tree: Tree, node: Node) -> Iterator[Node]:
-    for child in tree.children(node.id, purpose="explore"):
-        yield child
-        yield from _below(tree, child)

@@ -27,11 +27,11 @@ def majority_probability(first: int, second: int) -> float:
     return float(favourable / 2**draws)
 
 
-def _tally(tree: Tree) -> list[list[Vote]]:
+def _tally(cast: Sequence[Vote]) -> list[list[Vote]]:
     """Votes by what their answers read as, the most first."""
     from led_agent.verifiers.equivalence import same_readings
 
-    cast = read_votes(votes(tree), lambda texts: [final_answer(text) for text in texts])
+    cast = read_votes(cast, lambda texts: [final_answer(text) for text in texts])
     groups = [[cast[at] for at in group] for group in same_readings([vote.answer for vote in cast])]
     return sorted(groups, key=lambda group: (-len(group), group[0].node.order))
 
@@ -69,8 +69,12 @@ class SelfConsistency:
     def finished(self, tree: Tree) -> bool:
         if tree.accepted():
             return True
-        counts = [len(group) for group in _tally(tree)]
-        if self.confidence == 1 or sum(counts) < self.minimum:
+        if self.confidence == 1:
+            return False
+        # A verdict that is still to come may reject a vote, and what is rejected votes only when all is through.
+        cast = [vote for vote in votes(tree) if vote.node.settled and vote.node.status != "rejected"]
+        counts = [len(group) for group in _tally(cast)]
+        if sum(counts) < self.minimum:
             return False
         first, second = (*counts, 0)[:2]
         return majority_probability(first, second) >= self.confidence
@@ -108,7 +112,7 @@ class WeightedVote:
 
     def choose(self, tree: Tree) -> str | None:
         """The likeliest branch of the answer that weighs most."""
-        groups = _tally(tree)
+        groups = _tally(votes(tree))
         judged = self.weight == "score" and any(reward(vote.node) for group in groups for vote in group)
 
         def weight(vote: Vote) -> float:
