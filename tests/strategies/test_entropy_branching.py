@@ -11,10 +11,12 @@ from tests.strategies.helpers import Play, run
 
 
 def unsure(request: DecodeRequest) -> Branch:
-    """Eight tokens, the model least sure of the second, of the third which is too near, and of the seventh."""
+    """Eight tokens, the model least sure of the second, of the third which is too near, and of the seventh; a fork is
+    surer of all of its own."""
     entropies = (0.1, 2.0, 1.9, 0.0, 0.3, 1.4, 1.5, 0.1)
     ids = tuple(range(10, 18)) if request.keep is None else (99,) * (8 - request.keep)
-    return Branch(text="41", token_ids=ids, entropies=entropies[-len(ids) :], kept_text="so ")
+    doubts = entropies if request.keep is None else tuple(doubt / 4 for doubt in entropies[-len(ids) :])
+    return Branch(text="41", token_ids=ids, entropies=doubts, kept_text="so ")
 
 
 def test_forks_are_where_the_model_was_least_sure_and_elsewhere_than_before() -> None:
@@ -29,6 +31,20 @@ def test_forks_are_where_the_model_was_least_sure_and_elsewhere_than_before() ->
     assert len({fork.seed for fork in forks}) == 2
     assert all(leaf.status == "rejected" for leaf in solution.tree.leaves())
     assert len(solution.tree.leaves()) == 3
+
+
+def test_a_round_doubles_the_branches_and_looks_at_those_from_before_it() -> None:
+    doubts = {"1": (0.9, 0.8), "2": (0.5, 0.1), "1.1": (3.0, 0.7), "1.2": (2.0, 0.2)}
+
+    def script(request: DecodeRequest) -> Branch:
+        found = doubts.get(request.id, (0.01, 0.01))
+        return Branch(text="41", token_ids=(7,) * len(found), entropies=found)
+
+    for slots in (1, 2, 8):
+        tree = Play(EntropyBranching(n=8, roots=2, gap=1), script=script, slots=slots)()
+        forks = [(r.parent, r.keep) for node in tree.nodes() if (r := node.request) and node.purpose == "fork"]
+        # A round of two: both in branch 1, though what comes of the first is less sure. Then one of four.
+        assert forks == [("1", 0), ("1", 1), ("1.1", 0), ("1.2", 0), ("1.1", 1), ("2", 0)]
 
 
 def test_forks_of_forks_count_from_their_own_tokens_and_no_more_than_n() -> None:
