@@ -10,78 +10,24 @@ same tree.
 from __future__ import annotations
 
 import copy
-import hashlib
 import io
 import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any
 
 import networkx as nx
-from pydantic import ValidationError, model_validator
+from pydantic import ValidationError
 
 from led_agent.errors import UsageError, explain
 from led_agent.events import Decoded, Ended, Event, Judged, Noted, Pruned, Requested, Started
-from led_agent.types import Branch, DecodeRequest, Decoding, Message, Problem, Record, Sibling, Usage, Verdict
+from led_agent.nodes import RANK, ROOT, Entry, Node, NodeStatus, blank, derive_seed, summary_verdict, trimmed
+from led_agent.types import Branch, DecodeRequest, Decoding, Message, Problem, Sibling, Usage, Verdict
 
 __all__ = ["ROOT", "Node", "NodeStatus", "Tree", "derive_seed", "summary_verdict"]
 
-ROOT = "root"
-NodeStatus = Literal["open", "expanded", "accepted", "rejected", "pruned", "failed"]
 _FORMAT = "led_agent.tree/1"
-_RANK: dict[NodeStatus, int] = {"accepted": 4, "open": 3, "expanded": 2, "rejected": 1, "pruned": 0, "failed": -1}
-
-
-def derive_seed(seed: int, problem: Problem, node: str) -> int:
-    """63-bit seed of a node: a digest of the search's seed, the prompt and the node's id, so that the order in which
-    branches are asked for does not matter."""
-    text = f"{seed}\n{problem.digest}\n{node}".encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
-
-
-def summary_verdict(verdicts: Sequence[Verdict]) -> Verdict | None:
-    """The one that decides: a rejection over an error over an acceptance over an abstention; None without any.
-
-    An error among acceptances leaves the branch unverified: a verifier that did not work has not agreed. Of several
-    abstentions it is the one with the highest score: "can't judge" scores 0, and must not hide one that ranks.
-    """
-    order = ("rejected", "error", "accepted", "abstained")
-    return min(verdicts, key=lambda v: (order.index(v.status), -v.score * (v.status == "abstained")), default=None)
-
-
-@dataclass(frozen=True)
-class Node:
-    """A view of one node.
-
-    ``request`` is None for the root only, ``branch`` while it is still being decoded; ``settled`` says that neither a
-    branch nor a verdict is waited for.
-    """
-
-    id: str
-    parent: str | None
-    request: DecodeRequest | None
-    branch: Branch | None
-    verdicts: tuple[Verdict, ...]
-    status: NodeStatus
-    reason: str
-    notes: tuple[str, ...]
-    order: int
-    settled: bool
-
-    @property
-    def pending(self) -> bool:
-        """Asked for, not yet back."""
-        return self.request is not None and self.branch is None and self.status == "open"
-
-    @property
-    def purpose(self) -> str:
-        return self.request.purpose if self.request else ""
-
-    @property
-    def verdict(self) -> Verdict | None:
-        return summary_verdict(self.verdicts)
 
 
 class Tree:
@@ -112,7 +58,7 @@ class Tree:
         self._views: dict[str, Node] = {}  # strategies look at all nodes again and again
         self._sums: dict[str, tuple[int, float, int]] = {}  # of what can't change any more: see _summed
         self._graph = nx.DiGraph()
-        self._graph.add_node(ROOT, **_blank(None, order=0))
+        self._graph.add_node(ROOT, **blank(None, order=0))
         self._listeners: list[Callable[[Event], None]] = []
 
     # --- reading -----------------------------------------------------------------------------------------------
@@ -219,7 +165,7 @@ class Tree:
             raise UsageError("the root holds no branch")
         if len(parts) == 1:
             return parts[0]
-        parts = _trimmed(parts, [self._request(name) for name in run[1:]])
+        parts = trimmed(parts, [self._request(name) for name in run[1:]])
         sequences = ("token_ids", "logprobs", "final_logprobs", "entropies", "explored")
         merged = {name: tuple(x for part in parts for x in getattr(part, name)) for name in sequences}
         merged["rollbacks"] = tuple(r for part in parts for r in part.rollbacks)
@@ -569,7 +515,7 @@ class Tree:
         ended = branch is not None and branch.finish in ("eos", "stop")
         likely = branch.mean_logprob if branch is not None else None
         return (
-            _RANK[node.status],
+            RANK[node.status],
             verdict.score if verdict else 0.0,
             float(ended),
             likely if likely is not None else float("-inf"),
@@ -598,7 +544,7 @@ class Tree:
             raise UsageError(f"request {request.id!r} continues node {above.id!r}, which is {state}")
         if above.status == "open" and self._continues(request):
             self._set(above.id, status="expanded")
-        self._graph.add_node(request.id, **_blank(request, order=len(self._graph)))
+        self._graph.add_node(request.id, **blank(request, order=len(self._graph)))
         self._graph.add_edge(request.parent, request.id)
 
     def _attach(self, branch: Branch) -> None:
@@ -667,7 +613,7 @@ class Tree:
             raise UsageError(f"not a tree: expected the format {_FORMAT!r}, found {found!r}")
         try:
             tree = cls._from_started(Started.model_validate(document["started"]))
-            entries = [_Entry.model_validate(entry) for entry in document["nodes"]]
+            entries = [Entry.model_validate(entry) for entry in document["nodes"]]
             for entry in entries:
                 tree._restore(entry)
             if len(tree) != len(entries):
@@ -679,13 +625,13 @@ class Tree:
             raise UsageError(f"not a tree: {type(error).__name__} at {error}") from error
         return tree
 
-    def _restore(self, entry: _Entry) -> None:
+    def _restore(self, entry: Entry) -> None:
         if (request := entry.request) is not None:
             if request.id in self._graph:
                 raise UsageError(f"not a tree: there are two nodes {request.id!r}")
             if request.parent not in self._graph:
                 raise UsageError(f"not a tree: node {request.id!r} comes before its parent {request.parent!r}")
-            self._graph.add_node(request.id, **_blank(request, order=len(self._graph)))
+            self._graph.add_node(request.id, **blank(request, order=len(self._graph)))
             self._graph.add_edge(request.parent, request.id)
         names = ("status", "reason", "notes", "verdicts", "branch", "settled")
         self._set(entry.id, **{name: getattr(entry, name) for name in names})
@@ -703,61 +649,6 @@ class Tree:
 
 
 _HEAD = ("format", "started", "ended")
-
-
-class _Entry(Record):
-    """A node as the exports have it. ``parent`` is for people: the request says it too."""
-
-    id: str
-    parent: str | None
-    status: NodeStatus
-    reason: str
-    notes: tuple[str, ...]
-    settled: bool
-    verdicts: tuple[Verdict, ...]
-    request: DecodeRequest | None
-    branch: Branch | None
-
-    @model_validator(mode="after")
-    def _one_node(self) -> Self:
-        if self.request is None:
-            if self.id != ROOT or self.branch is not None or self.verdicts:
-                raise ValueError(f"node {self.id!r} has no request; only the root has none, and the root holds nothing")
-        elif self.request.id != self.id or self.parent not in (None, self.request.parent):
-            raise ValueError(f"node {self.id!r} holds the request of another")
-        elif self.branch is not None and self.branch.id != self.id:
-            raise ValueError(f"node {self.id!r} holds the branch of another")
-        return self
-
-
-def _blank(request: DecodeRequest | None, *, order: int) -> dict[str, Any]:
-    return {
-        "request": request,
-        "branch": None,
-        "verdicts": (),
-        "status": "open",
-        "decoding": request.decoding if request else None,
-        "seed": request.seed if request else None,
-        "reason": "",
-        "notes": (),
-        "order": order,
-        "settled": request is None,
-    }
-
-
-def _trimmed(parts: Sequence[Branch], below: Sequence[DecodeRequest | None]) -> list[Branch]:
-    """Branches, each cut to what the one that follows it keeps of it."""
-    cut = []
-    for part, request, after in zip(parts, below, parts[1:], strict=False):
-        keep = request.keep if request is not None else None
-        if keep is None or keep >= len(part.token_ids):
-            cut.append(part)
-            continue
-        names = ("token_ids", "logprobs", "final_logprobs", "entropies", "explored")
-        kept: dict[str, Any] = {name: getattr(part, name)[:keep] for name in names}
-        rollbacks = tuple(r for r in part.rollbacks if r.at <= keep)
-        cut.append(part.model_copy(update={**kept, "text": after.kept_text, "rollbacks": rollbacks}))
-    return [*cut, parts[-1]]
 
 
 def _strings(given: Sequence[str]) -> tuple[str, ...]:
