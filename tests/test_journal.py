@@ -33,7 +33,12 @@ def told(request: DecodeRequest) -> str:
 
 
 def searching(decoder: ScriptedDecoder, journal: Journal, **options: Any) -> Search:
-    chosen = {"strategy": Fallback(BestOfN(3)), "verifiers": [says_42], "decoding": Decoding.led(depths=2), **options}
+    chosen = {
+        "strategy": Fallback(BestOfN(3), repairs=0),
+        "verifiers": [says_42],
+        "decoding": Decoding.led(depths=2),
+        **options,
+    }
     return Search(decoder=decoder, journal=journal, **chosen)
 
 

@@ -207,7 +207,7 @@ def test_the_default_is_the_papers_decoding_and_eight_branches_with_a_fallback()
         assert search.strategy == Fallback(BestOfN(8))
         search.solve(PROBLEM)
     assert [request.decoding for request in decoder.requests][:8] == [Decoding.led("paper", gate_first=True)] * 8
-    assert [request.purpose for request in decoder.requests] == ["explore"] * 8 + ["fallback"] * 3
+    assert [request.purpose for request in decoder.requests] == ["explore"] * 8 + ["repair"] * 2 + ["fallback"] * 3
 
 
 @pytest.mark.parametrize(
