@@ -286,12 +286,24 @@ class Growing(RuleBasedStateMachine):
             assert whole.seconds == sum(part.seconds for part in parts)
             assert whole.prefill_tokens == sum(part.prefill_tokens for part in parts)
             assert (whole.id, whole.finish) == (node.id, parts[-1].finish)
+            assert self.tree.room(node.id) == 64 - len(whole.token_ids)
+            assert self.tree.mean_logprob(node.id) == (
+                pytest.approx(whole.mean_logprob) if whole.mean_logprob is not None else None
+            )
 
     @invariant()
     def requests_continue_what_stands_there(self) -> None:
         for node in self.tree.nodes():
             if node.request is not None and node.id not in self.fresh and node.parent != ROOT:
                 assert node.request.prefix_ids == self.tree.branch(node.parent).token_ids
+
+    @invariant()
+    def what_is_settled_waits_for_nothing(self) -> None:
+        heard = {event.id for event in self.events if isinstance(event, Judged)}
+        for node in self.tree.nodes():
+            done = node.branch is not None and (node.id in heard or node.status in ("failed", "pruned"))
+            assert node.settled == done
+        assert [n.id for n in self.tree.unsettled()] == [n.id for n in self.tree.nodes() if not n.settled]
 
     @invariant()
     def usage_adds_up(self) -> None:
@@ -337,10 +349,13 @@ def comes_back_whole(tree: Tree) -> None:
 # --- small examples ------------------------------------------------------------------------------------------------
 
 
-def grown(*branched: str, tree: Tree | None = None, **wish: Any) -> Tree:
-    """A tree with these texts as branches under the root, or under ``parent=``."""
+def grown(*branched: str, tree: Tree | None = None, part: str = "", **wish: Any) -> Tree:
+    """A tree with these texts as branches under the root, or under ``parent=``, asked for by way of a part or not."""
     tree = tree if tree is not None else Tree("What is 6 x 7?")
-    for request, text in zip(tree.requests(len(branched), **wish), branched, strict=True):
+    view = tree
+    for name in part.split("/") if part else ():
+        view = view.part(name)
+    for request, text in zip(view.requests(len(branched), **wish), branched, strict=True):
         tree.add(request)
         tree.attach(Branch(id=request.id, text=text, token_ids=tuple(range(len(text.split())))))
     return tree
@@ -943,3 +958,101 @@ def test_a_tree_starts_with_its_settings() -> None:
     expected = Started(problem=Problem(prompt="q"), decoding=Decoding.greedy(), seed=4, max_tokens=7, stop=("x",))
     assert tree.started == expected
     assert Tree("q").started.decoding == Decoding.led("paper")
+
+
+# --- what strategies ask ---------------------------------------------------------------------------------------------
+
+
+def parted() -> Tree:
+    """Two parts of the root, one of them with a part of its own; node 2.1 belongs to nobody."""
+    tree = Tree("What is 6 x 7?", max_tokens=20)
+    grown("a b", tree=tree, part="one")
+    grown("c d e", tree=tree, part="two")
+    grown("f", tree=tree, part="one/inner", parent="1")
+    grown("g", tree=tree, parent="2")
+    return tree
+
+
+def test_a_part_shows_what_was_asked_for_by_way_of_it() -> None:
+    tree = parted()
+    one, two, inner = tree.part("one"), tree.part("two"), tree.part("one").part("inner")
+    assert [node.id for node in tree.nodes()] == ["1", "2", "1.1", "2.1"]
+    assert [node.id for node in one.nodes()] == ["1", "1.1"]
+    assert [node.id for node in two.nodes()] == ["2"]
+    assert [node.id for node in inner.nodes()] == ["1.1"]
+    assert (len(tree), len(one), len(two), len(inner)) == (5, 3, 2, 2)
+    assert [leaf.id for leaf in two.leaves()] == ["2"]  # what continues it is not seen there
+    assert [leaf.id for leaf in tree.leaves()] == ["1.1", "2.1"]
+    assert "2" not in one
+    assert one.usage().generated_tokens == 3
+    assert list(tree.part("three").nodes()) == []
+    (request,) = inner.requests(1)
+    assert (request.id, request.part) == ("3", "one/inner")
+
+
+def test_a_part_is_read_only_and_follows_the_tree() -> None:
+    tree = parted()
+    one = tree.part("one")
+    (request,) = one.requests(1)
+    with pytest.raises(UsageError, match="the part 'one' of a tree is read-only"):
+        one.add(request)
+    tree.add(request)
+    assert [node.id for node in one.unsettled()] == ["1", "1.1", "3"]
+    tree.judge("1.1", [])
+    tree.judge("1", said("accepted"))
+    assert [node.id for node in one.unsettled()] == ["3"]
+    assert [node.id for node in one.accepted()] == ["1"]
+    assert tree.part("two").accepted() == []
+
+
+@pytest.mark.parametrize("name", ["", "a/b"])
+def test_a_part_has_a_name_without_a_slash(name: str) -> None:
+    with pytest.raises(UsageError, match="a name without a slash is allowed"):
+        Tree("x").part(name)
+
+
+def test_parts_draw_their_siblings_apart() -> None:
+    tree = Tree("What is 6 x 7?")
+    groups = [tree.part(name).requests(2)[0].sibling for name in ("one", "two")]
+    assert groups[0] is not None
+    assert groups[1] is not None
+    assert groups[0].group != groups[1].group
+
+
+def test_requests_of_several_calls_are_numbered_as_of_one() -> None:
+    tree = parted()
+    calls = [tree.requests(1)[0], tree.requests(1, parent="1")[0], tree.requests(1)[0], tree.requests(1, parent="1")[0]]
+    numbered = tree.numbered(calls)
+    assert [request.id for request in numbered] == ["3", "1.2", "4", "1.3"]
+    assert [request.seed for request in numbered[::2]] == [request.seed for request in tree.requests(2)]
+    for request in numbered:
+        tree.add(request)
+
+
+def test_the_room_is_what_the_limit_leaves() -> None:
+    tree = parted()
+    assert [tree.room(name) for name in (ROOT, "1", "2", "1.1", "2.1")] == [20, 18, 17, 17, 16]
+    (fork,) = tree.requests(1, parent="2", keep=1)
+    tree.add(fork)
+    tree.attach(Branch(id=fork.id, text="x", token_ids=(8, 9), final_logprobs=(-1.0, -2.0)))
+    (below,) = tree.requests(1, parent=fork.id)
+    tree.add(below)
+    tree.attach(Branch(id=below.id, text="y", token_ids=(7,), final_logprobs=(-6.0,)))
+    assert (tree.room(fork.id), tree.room(below.id)) == (20 - 3, 20 - 4)
+    assert tree.mean_logprob(below.id) == pytest.approx(-3.0)
+    (late,) = tree.requests(1)
+    tree.add(late)
+    with pytest.raises(UsageError, match="has not been decoded"):
+        tree.room(late.id)
+
+
+def test_parts_and_what_is_settled_come_back_whole() -> None:
+    tree = parted()
+    tree.judge("1", [])
+    tree.judge("2", said("abstained", 0.5))
+    tree.prune("2.1", "no")
+    comes_back_whole(tree)
+    for again in (Tree.from_json(tree.to_json()), Tree.from_graphml(tree.to_graphml()), copy.deepcopy(tree)):
+        assert [node.id for node in again.unsettled()] == ["1.1"]
+        assert [node.id for node in again.part("one").nodes()] == ["1", "1.1"]
+        assert again.room("1.1") == tree.room("1.1")

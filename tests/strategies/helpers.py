@@ -82,6 +82,7 @@ SETTLED: list[Strategy] = [
     Fallback(Fallback(BestOfN(1), tries=1)),
     Fallback(Beam(width=2, expand=3, max_depth=3), dead_end=2),
     Fallback(DVTS(n=4, width=2, max_depth=3), dead_end=2),
+    Fallback(DVTS(n=6, width=2, max_depth=3), dead_end=0),
     Fallback(MCTS(simulations=8, width=3, batch=2, max_depth=3), dead_end=1, vote=False),
     Fallback(ParticleFilter(n=4, max_depth=3), dead_end=1),
     Fallback(TreeOfThoughts("dfs", propose_n=2, max_depth=3), dead_end=1),
@@ -158,8 +159,8 @@ def rates(tree: Tree, node: Node) -> Sequence[Verdict]:
 
 
 def rejects_ends(tree: Tree, node: Node) -> Sequence[Verdict]:
-    """All answers are wrong, and of steps nothing is said."""
-    return () if node.branch is not None and node.branch.finish == "step" else rejects(tree, node)
+    """All answers are as wrong, and of steps nothing is said."""
+    return () if node.branch is not None and node.branch.finish == "step" else [Verdict(status="rejected")]
 
 
 def silent(tree: Tree, node: Node) -> Sequence[Verdict]:

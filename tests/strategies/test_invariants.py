@@ -41,7 +41,7 @@ from tests.strategies.helpers import (
 )
 
 every_strategy = pytest.mark.parametrize("strategy", ALL, ids=repr)
-few = settings(deadline=None, max_examples=6, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
+few = settings(deadline=None, max_examples=4, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 
 
 @every_strategy
@@ -96,7 +96,7 @@ def test_a_strategy_comes_to_an_end_where_every_branch_fails(strategy: Strategy)
 @pytest.mark.parametrize("judge", [rejects, rejects_ends, silent], ids=lambda f: f.__name__)
 def test_the_tree_does_not_depend_on_slots_or_the_order_of_results(strategy: Strategy, judge: Judge) -> None:
     expected = canonical(Play(strategy, judge=judge, slots=16)())
-    for slots in (1, 5, 16):
+    for slots in (1, 7):
         found = canonical(Play(strategy, judge=judge, slots=slots, luck=random.Random(slots))())
         assert list(found) == list(expected)
         assert found == expected

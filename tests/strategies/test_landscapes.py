@@ -103,8 +103,11 @@ PATHS = Land(walk, on_the_way(0.1), tokens=160)
 
 
 @cache
-def sampled() -> list[float]:
-    return PATHS.solved(BestOfN(100))
+def walked(strategy: Strategy) -> list[float]:
+    return PATHS.solved(strategy)
+
+
+SAMPLING = BestOfN(100)
 
 
 @pytest.mark.parametrize(
@@ -121,9 +124,9 @@ def sampled() -> list[float]:
 )
 def test_search_on_steps_with_a_process_reward_beats_sampling(strategy: Strategy) -> None:
     expected = 1 - (1 - ODDS**STEPS) ** (PATHS.tokens / LENGTH / STEPS)
-    assert mean(sampled()) == pytest.approx(expected, abs=0.1)
-    found = PATHS.solved(strategy)
-    assert better(found, sampled()), (mean(found), mean(sampled()))
+    sampled, found = walked(SAMPLING), walked(strategy)
+    assert mean(sampled) == pytest.approx(expected, abs=0.1)
+    assert better(found, sampled), (mean(found), mean(sampled))
 
 
 # --- one uncertain token ---------------------------------------------------------------------------------------------
@@ -202,8 +205,8 @@ def test_a_fallback_solves_what_exploration_breaks() -> None:
 
 
 def test_a_portfolio_is_near_its_best_arm_and_above_the_mean_of_its_arms() -> None:
-    arms = (BestOfN(100), DVTS(n=16, width=4))
-    shares = [sampled(), PATHS.solved(arms[1])]
+    arms = (SAMPLING, DVTS(n=8, width=4))
+    shares = [walked(arm) for arm in arms]
     middle = [mean(pair) for pair in zip(*shares, strict=True)]
     found = PATHS.solved(Portfolio(arms, n=200))
     assert better(found, middle), (mean(found), mean(middle))

@@ -77,6 +77,7 @@ def test_it_waits_for_every_verdict() -> None:
     play.propose()
     play.decode(0)
     play.judge_one(0)
+    assert strategy.propose(play.tree, 8) == []
     play.decode(0)
     assert strategy.propose(play.tree, 8) == []
     play.judge_one(0)

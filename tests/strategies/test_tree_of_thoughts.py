@@ -79,6 +79,9 @@ def test_depth_first_waits_for_a_group_before_it_chooses() -> None:
     assert strategy.propose(play.tree, 8) == []
     play.judge_one(0)
     assert [request.parent for request in strategy.propose(play.tree, 8)] == ["1", "1"]
+    play.propose()
+    play.decode(0)
+    assert strategy.propose(play.tree, 8) == []  # and does not turn to step 2 in the meantime
 
 
 @pytest.mark.parametrize("method", ["bfs", "dfs"])
