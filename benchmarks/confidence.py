@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from led_agent import Decoding, Problem, Search
-from led_agent.confidence import DEFAULT, Calibration, agree, read_votes, votes
+from led_agent.confidence import EMBEDDED, SHARE, Calibration, agree, read_votes, votes
 from led_agent.local import LocalDecoder
 from led_agent.strategies import BestOfN
 from led_agent.types import Confidence
@@ -120,11 +120,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/confidence.json"))
     given = parser.parse_args()
     held_out = cases("test", given.problems, 1)
-    result: dict[str, object] = {"in the package": asdict(DEFAULT), "test": measure(held_out, DEFAULT)}
+    result: dict[str, object] = {
+        "in the package": asdict(EMBEDDED),
+        "test": measure(held_out, EMBEDDED),
+        "test, the share alone": measure(held_out, SHARE),
+    }
     for model in MODELS:
-        result[f"test, {model}"] = measure([case for case in held_out if case.model == model], DEFAULT)
+        result[f"test, {model}"] = measure([case for case in held_out if case.model == model], EMBEDDED)
     for size in SIZES:
-        result[f"test, {size} branches"] = measure([case for case in held_out if case.size == size], DEFAULT)
+        result[f"test, {size} branches"] = measure([case for case in held_out if case.size == size], EMBEDDED)
     if given.fit:
         known = cases("dev", given.problems, 2)
         # How likely a model finds its tokens differs from model to model more than how its branches agree.
@@ -132,7 +136,7 @@ def main() -> None:
             fitted = fit(known, [bool(u) for u in used])
             result |= {f"fitted to {name}": asdict(fitted), f"test, fitted to {name}": measure(held_out, fitted)}
     given.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
+    print(json.dumps(result, indent=1), flush=True)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,18 @@ from led_agent.comparing import complete
 from led_agent.tree import Node, Tree
 from led_agent.types import Confidence
 
-__all__ = ["Agreement", "Calibration", "Vote", "agree", "answer_of", "candidates", "read_votes", "votes"]
+__all__ = [
+    "EMBEDDED",
+    "SHARE",
+    "Agreement",
+    "Calibration",
+    "Vote",
+    "agree",
+    "answer_of",
+    "candidates",
+    "read_votes",
+    "votes",
+]
 
 Groups = Sequence[Sequence[int]]
 
@@ -42,8 +53,12 @@ class Calibration:
         return 1.0 / (1.0 + math.exp(-max(-30.0, min(30.0, z))))
 
 
-# To be replaced by fitted weights.
-DEFAULT = Calibration(bias=0.0, share=1.0, entropy=0.0, logprob=0.0)
+# Without a fit: the leading answer's share, with half a vote added on either side.
+SHARE = Calibration(bias=0.0, share=1.0, entropy=0.0, logprob=0.0)
+
+# Fitted to both embedded models on development puzzles by `python -m benchmarks.confidence --fit`. How likely
+# a model finds its own tokens decides most of it, and differs from model to model: these weights are for these models.
+EMBEDDED = Calibration(bias=8.671, share=-1.121, entropy=-3.135, logprob=30.622)
 
 
 @dataclass(frozen=True)
@@ -101,13 +116,14 @@ def agree(
     groups: Groups,
     *,
     chosen: str | None = None,
-    calibration: Callable[[int, int, float, float | None], float] = DEFAULT,
+    calibration: Calibration = SHARE,
 ) -> Agreement | None:
     """The answer that most branches give, of equals the one that the model finds likelier; None without votes.
 
     Args:
         groups: Which of the votes are for the same answer, by their places.
         chosen: A node that was chosen otherwise: the confidence is that of its answer.
+        calibration: What gives the probability; with ``SHARE`` it is not calibrated.
     """
     if not groups:
         return None
@@ -132,5 +148,6 @@ def agree(
         entropy=max(0.0, entropy),
         logprob=cast[best].logprob,
         probability=calibration(len(leader), of, entropy, cast[best].logprob),
+        calibrated=calibration is not SHARE,
     )
     return Agreement(chosen if chosen is not None else cast[best].node.id, confidence)

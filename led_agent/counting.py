@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from led_agent.answers import final_answer
-from led_agent.confidence import Agreement, Groups, Vote, agree, candidates, read_votes, votes
+from led_agent.confidence import Agreement, Calibration, Groups, Vote, agree, candidates, read_votes, votes
 from led_agent.errors import PluginError, UsageError, boundary
 from led_agent.protocols import Strategy
 from led_agent.tree import ROOT, Tree
@@ -83,7 +83,7 @@ class Count:
         self._put(counted)
 
 
-def decide(tree: Tree, strategy: Strategy, count: Count | None) -> Agreement | None:
+def decide(tree: Tree, strategy: Strategy, count: Count | None, calibration: Calibration) -> Agreement | None:
     """The answer where no branch was accepted: the strategy's choice, else the best score, else the most votes. None
     where a branch was accepted, or the tree's own order is all there is."""
     if tree.accepted():
@@ -93,7 +93,7 @@ def decide(tree: Tree, strategy: Strategy, count: Count | None) -> Agreement | N
         best = tree.best()
         chosen = best.id if best is not None else None
     counted = (count.counted if count is not None else None) or Counted()
-    found = agree(counted.cast, counted.groups, chosen=chosen)
+    found = agree(counted.cast, counted.groups, chosen=chosen, calibration=calibration)
     return found or (Agreement(chosen, None) if chosen is not None else None)
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
+from led_agent.confidence import EMBEDDED, SHARE, Calibration
 from led_agent.errors import LedError, UsageError
 from led_agent.models import embedded_refusal, is_embedded, locate
 from led_agent.protocols import BranchDone, BranchProgress, Sink
@@ -96,6 +97,11 @@ class LocalDecoder:
     def n_blocks(self) -> int:
         """The model's depth: as many posteriors can be explored."""
         return self.engine.parts.n_blocks
+
+    @property
+    def calibration(self) -> Calibration:
+        """What makes a probability of how branches agree: fitted to the embedded models, and to no others."""
+        return EMBEDDED if self._embedded else SHARE
 
     @property
     def follows_up(self) -> bool:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from led_agent.comparing import COMPLETE, complete, unheard
+from led_agent.confidence import SHARE
 from led_agent.counting import Count, Counted, decide
 from led_agent.errors import LedError, PluginError, UsageError, boundary
 from led_agent.events import Decoded, Ended, Event, RunStatus
@@ -432,7 +433,8 @@ class Loop:
             reason += f"; {late} had not answered when time was up"
         if run.tree.accepted() and status not in ("verified", "interrupted"):
             status, reason = "verified", f"{accepted_reason(run.tree)}; {reason}"
-        found = decide(run.tree, self.means.strategy, run.count)
+        calibration = getattr(self.decoder, "calibration", SHARE)
+        found = decide(run.tree, self.means.strategy, run.count, calibration)
         if found is not None and found.confidence is not None and status != "interrupted":
             run.tree.note(found.best, agreed(found.confidence))
         ended = Ended(

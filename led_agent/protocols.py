@@ -94,7 +94,8 @@ class Decoder(Protocol):
     problem as soon as so many tokens have been generated or prefilled for it from now on; None is no limit, and two of
     them lift what was there. Without it a budget is run over by what is decoded between two reports.
 
-    And it may have ``follows_up``: False where the model can't be asked about what it has said, as a chat.
+    And it may have ``follows_up``: False where the model can't be asked about what it has said, as a chat; and
+    ``calibration``: the map from how branches agree to a probability (``led_agent.confidence.Calibration``).
     """
 
     @property

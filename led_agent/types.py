@@ -315,7 +315,9 @@ class Confidence(Record):
         entropy: Of the distribution of answers over the branches (nat).
         logprob: Mean log-probability (nat) a token, under the model's own posterior, of the best branch that gave it;
             None where it isn't known.
-        probability: Of its being right, from the other three by a calibrated map (``led_agent.confidence``).
+        probability: Of its being right, from the other three (``led_agent.confidence``).
+        calibrated: Whether that map was fitted to this model, as it was to the embedded ones; else it is the share,
+            which rises with the chance of being right, and is no more than that.
     """
 
     answer: str
@@ -325,6 +327,7 @@ class Confidence(Record):
     entropy: float = Field(ge=0.0)
     logprob: float | None = None
     probability: float = Field(ge=0.0, le=1.0)
+    calibrated: bool = False
 
 
 class Budget(Record):

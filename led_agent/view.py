@@ -127,6 +127,8 @@ def render_solution(solution: Solution) -> RenderableType:
 def _agreement(found: Confidence) -> str:
     told = f"{found.votes} of {found.of} answers are {_start(found.answer, 40)}, entropy {found.entropy:.2f} nat"
     likely = f", log-probability {found.logprob:.2f} a token" if found.logprob is not None else ""
+    if not found.calibrated:
+        return f"{told}{likely}"
     return f"{told}{likely}: right with probability {found.probability:.2f}"
 
 
