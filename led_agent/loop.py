@@ -276,6 +276,7 @@ class Loop:
             pass  # a verdict that comes after the end changes nothing
         elif isinstance(event, Judgement):
             run.judging.discard(event.id)
+            run.stir()  # that nothing is waited for any more may be news, whatever the verdict changes
             run.verifier_calls += len(event.verdicts) - event.asked  # those not asked cost nothing
             if run.tree[event.id].status != "pruned":
                 run.tree.judge(event.id, event.verdicts)

@@ -64,7 +64,7 @@ class Run:
     stirred: bool = True  # the tree has changed since the strategy was asked what it wants
     doubtful: bool = True  # the same, since it was asked whether it is content
 
-    def stir(self, _event: Event) -> None:
+    def stir(self, _event: Event | None = None) -> None:
         self.stirred = self.doubtful = True
 
     @property

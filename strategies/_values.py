@@ -15,7 +15,7 @@ def reward(node: Node) -> float | None:
     verdict = node.verdict
     if verdict is None or verdict.status == "error" or (verdict.status == "abstained" and verdict.score == 0):
         return None
-    return verdict.score
+    return 1.0 if verdict.status == "accepted" else verdict.score
 
 
 def likelihood(tree: Tree, node: Node) -> float:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from led_agent.confidence import Calibration, Groups, Vote, agree, candidates, votes
+from led_agent.answers import final_answer
+from led_agent.confidence import Calibration, Groups, Vote, agree, candidates, read_votes, votes
 from led_agent.tree import Tree
 from led_agent.types import Branch, Problem, Verdict
 
@@ -27,9 +28,14 @@ def answered(*branches: tuple[str, str, float | None]) -> Tree:
     return tree
 
 
+def read(tree: Tree) -> list[Vote]:
+    """The votes, each text read by its spelling."""
+    return read_votes(votes(tree), lambda texts: [final_answer(text) for text in texts])
+
+
 def cast(*ballots: tuple[str, float | None]) -> tuple[list[Vote], Groups]:
     """Votes by answer and log-probability, and the groups of those that are spelled the same."""
-    given = votes(answered(*[(f"the answer is {text}", "", logprob) for text, logprob in ballots]))
+    given = read(answered(*[(f"the answer is {text}", "", logprob) for text, logprob in ballots]))
     texts = [vote.answer for vote in given]
     return given, [[k for k, text in enumerate(texts) if text == which] for which in dict.fromkeys(texts)]
 
@@ -96,19 +102,24 @@ def test_a_calibration_is_a_logistic_map_and_may_be_given() -> None:
     assert calibration(3, 4, 0.5, -2.0) == pytest.approx(1 / (1 + math.exp(-z)))
     assert calibration(3, 4, 0.5, None) == calibration(3, 4, 0.5, 0.0)
     assert 0 < Calibration(1e9, 0, 0, 0)(1, 1, 0, 0) < 1
-    found = agree(*cast(("1", None)), calibration=lambda votes, of, entropy, logprob: 0.25)
+    found = agree(*cast(("1", None)), calibration=Calibration(math.log(1 / 3), 0, 0, 0))
     assert found is not None
     assert found.confidence is not None
-    assert found.confidence.probability == 0.25
+    assert found.confidence.probability == pytest.approx(0.25)
+    assert found.confidence.calibrated
+    plain = agree(*cast(("1", None)))
+    assert plain is not None
+    assert plain.confidence is not None
+    assert not plain.confidence.calibrated
 
 
 def test_votes_are_what_nobody_rejected_else_all() -> None:
     tree = answered(("it is 41", "rejected", -1.0), ("it is 42", "abstained", -1.0), ("it is 43", "error", None))
     assert [node.id for node in candidates(tree)] == ["2", "3"]
-    assert [(vote.answer, vote.logprob) for vote in votes(tree)] == [("42", -1.0), ("43", None)]
+    assert [(vote.answer, vote.logprob) for vote in read(tree)] == [("42", -1.0), ("43", None)]
     tree = answered(("it is 41", "rejected", -1.0), ("no idea", "rejected", -1.0))
     assert [node.id for node in candidates(tree)] == ["1", "2"]
-    assert [vote.answer for vote in votes(tree)] == ["41"]
+    assert [vote.answer for vote in read(tree)] == ["41"]
 
 
 def test_a_verifiers_reading_of_an_answer_goes_before_the_texts() -> None:
@@ -117,7 +128,7 @@ def test_a_verifiers_reading_of_an_answer_goes_before_the_texts() -> None:
     tree.add(request)
     tree.attach(Branch(id="1", text="def half(x): return x / 2"))
     tree.judge("1", [Verdict(status="abstained", answer="x / 2")])
-    assert [vote.answer for vote in votes(tree)] == ["x / 2"]
+    assert [vote.answer for vote in read(tree)] == ["x / 2"]
 
 
 def test_steps_and_what_was_given_up_have_no_vote() -> None:
@@ -126,4 +137,4 @@ def test_steps_and_what_was_given_up_have_no_vote() -> None:
     tree.add(request)
     tree.attach(Branch(id="3", text="so 43\n", token_ids=(1,), finish="step"))
     tree.prune("2", "no good")
-    assert [vote.answer for vote in votes(tree)] == ["41"]
+    assert [vote.answer for vote in read(tree)] == ["41"]

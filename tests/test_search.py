@@ -626,6 +626,24 @@ def test_a_verdict_on_a_branch_given_up_meanwhile_changes_nothing() -> None:
     assert statuses(solution) == {"1": "pruned", "2": "rejected"}
 
 
+def test_a_search_ends_though_its_last_verdict_is_on_a_branch_given_up() -> None:
+    other_is_judged = threading.Event()
+
+    def verifier(problem: Problem, branch: Branch) -> bool:
+        return branch.id == "1" and not waited(other_is_judged)
+
+    def watch(tree: Tree, event: Event | BranchProgress) -> None:
+        if "2" in tree and tree["2"].status == "rejected":
+            other_is_judged.set()
+
+    search = Search(
+        decoder=ScriptedDecoder([WRONG]), strategy=Fickle(2, decoded=True), verifiers=[verifier], observer=Watch(watch),
+        budget=SAFETY,
+    )  # fmt: skip
+    solution = search.solve(PROBLEM)
+    assert (solution.status, statuses(solution)) == ("exhausted", {"1": "pruned", "2": "rejected"})
+
+
 # --- verifiers -----------------------------------------------------------------------------------------------------
 
 

@@ -432,7 +432,7 @@ def test_a_fallback_begins_when_its_branches_are_spent() -> None:
     solution = solve(
         PROBLEM,
         decoder=decoder,
-        strategy=Fallback(ABMCTS(n=6, batch=2)),
+        strategy=Fallback(ABMCTS(n=6, batch=2), repairs=0),
         verifiers=[lambda problem, branch: branch.text == "42"],
     )
     assert [node.purpose for node in solution.tree.nodes()][6:] == ["fallback"]

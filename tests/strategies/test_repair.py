@@ -49,7 +49,7 @@ def test_what_comes_is_repaired_in_turn_within_the_same_chat() -> None:
     assert [node.id for node in solution.tree.nodes()] == ["1", "1.1", "1.1.1", "1.1.1.1"]
     request = solution.tree["1.1.1"].request
     assert request is not None
-    assert len(request.prompt) == 5
+    assert len(request.prompt) == 3  # the last answer and what was told of it, not the whole quarrel
     assert solution.status == "exhausted"
 
 

@@ -376,7 +376,7 @@ def test_it_stops_at_the_first_accepted_branch_or_not(stop: bool) -> None:
 
 
 def test_a_fallback_around_it_begins_when_it_has_ended() -> None:
-    strategy = Fallback(WithoutReplacement(n=5, batch=2), tries=2)
+    strategy = Fallback(WithoutReplacement(n=5, batch=2), tries=2, repairs=0)
     solution = solve(
         PROBLEM,
         decoder=ScriptedDecoder(CHAIN),
