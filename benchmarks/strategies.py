@@ -47,7 +47,6 @@ DECODINGS = (
     "plain:temperature=0.6",
     "plain:temperature=1.4",
     "noise:sigma=0.2,temperature=0.6",
-    "noise:sigma=0.3,temperature=1.0",
     "led.paper:depths=8,temperature=1.0",
     "dola",
 )
