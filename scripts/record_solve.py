@@ -14,7 +14,7 @@ from rich.text import Text
 from led_agent import Search
 from led_agent.events import Event, Judged
 from led_agent.protocols import BranchProgress
-from led_agent.strategies import BestOfN
+from led_agent.strategies import BestOfN, Fallback
 from led_agent.tree import Tree
 from led_agent.view import LiveView, render_solution
 
@@ -72,7 +72,7 @@ def animated(frames: list[str]) -> str:
 
 def main(path: Path) -> None:
     recorder = Recorder()
-    with Search(strategy=BestOfN(12, stop_at_first=False), observer=recorder) as search:
+    with Search(strategy=Fallback(BestOfN(12, stop_at_first=False)), observer=recorder) as search:
         solution = search.solve(PUZZLE)
     last = picture(Group(recorder.view.frame(), Text(), render_solution(solution)))
     path.write_text(animated([*recorder.frames, last]))
