@@ -2,31 +2,33 @@
 
 Each line is ``{"key": KEY, …event…}`` with the problem's key. A line is written whole by one unbuffered write, so a
 killed process loses at most the line it was writing; a torn last line is dropped when the file is opened again.
+
+What is kept in memory is where each problem's lines are, and no tree: a tree is built from its lines when it is asked
+for. So a run over ten thousand problems needs no more memory than one over ten.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
-import json
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from pydantic import ValidationError
-
-from led_agent.errors import MachineError, UsageError, explain
-from led_agent.events import Ended, Event, Started, event_adapter
+from led_agent.errors import MachineError, UsageError
+from led_agent.events import Ended, Event, RunStatus
+from led_agent.lines import Index, drop_torn_line, line_of, number_at, read_events, read_lines
 from led_agent.tree import Tree
 
 __all__ = ["Journal", "drop_torn_line", "read_events", "read_trees"]
 
-_OPENING = b'{"key": "'  # how each line begins, and so what is left of a torn one
-
 
 class Journal:
-    """Runs on one or more problems, kept in a file as they happen.
+    """Runs on one or more problems, kept in a file as they happen. Iterating gives the problems' keys, in the order in
+    which they began.
 
     Args:
         path: The file; made where it is missing, continued where it holds a journal.
@@ -45,48 +47,68 @@ class Journal:
             raise MachineError(f"can't write {self.path}: {error.strerror}; choose another place") from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.trees = read_trees(self.path)
-            drop_torn_line(self.path)
+            self._index = Index(self.path)
+            if self.path.stat().st_size != self._index.size:
+                self._file.truncate(self._index.size)  # a torn line
         except BlockingIOError as error:
             self._file.close()
             raise MachineError(f"{self.path} is being written by another run; wait for it or choose another") from error
         except BaseException:
             self._file.close()
             raise
-        self._running: set[str] = set()
+        self._writing = threading.Lock()  # searches in several threads may share a journal
+
+    def __len__(self) -> int:
+        return len(self._index.problems)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._index.problems))
+
+    def __contains__(self, problem: object) -> bool:
+        return problem in self._index.problems
 
     def record(self, problem: str, event: Event) -> None:
         """Append one event; the end of a problem is also forced to the disk.
 
         Raises:
             MachineError: the disk is full or gone.
+            UsageError: the problem has not begun, or begins twice.
         """
-        line = json.dumps({"key": problem, **event.model_dump(mode="json")}, ensure_ascii=True).encode() + b"\n"
-        try:
-            written = self._file.write(line)
-            if isinstance(event, Ended):
+        line, ended = line_of(problem, event), event if isinstance(event, Ended) else None
+        with self._writing:
+            self._index.check(problem, event.event)
+            self._write(line)
+            self._index.add(problem, self._index.size, ended)
+            self._index.size += len(line)
+        if ended is not None:
+            try:
                 os.fsync(self._file.fileno())
-        except OSError as error:
-            raise MachineError(f"can't write {self.path}: {error.strerror}") from error
-        if written != len(line):
-            raise MachineError(f"can't write {self.path}: an event went in only in part; is the disk full?")
+            except OSError as error:
+                raise MachineError(f"can't write {self.path}: {error.strerror}") from error
+
+    def ended(self, problem: str) -> RunStatus | None:
+        """How the search on a problem has ended; None where it has not, or has not begun."""
+        known = self._index.problems.get(problem)
+        return known.ended if known is not None else None
+
+    def finished(self, problem: str) -> bool:
+        """Whether the search on a problem is over: it has ended, and not by an interruption."""
+        return self.ended(problem) not in (None, "interrupted")
 
     def kept(self, problem: str) -> Tree | None:
-        """A problem's tree to take up: what the file holds of it; None where it has not begun.
+        """A problem's tree to take up: what the file holds of it, built anew each time; None where it has not begun.
 
-        One that ran with this journal is read again: the tree in memory also has what was cut off, and its listeners.
+        Raises:
+            MachineError: the file can't be read.
+            UsageError: a line is no event, or can't follow those before it; the message names it.
         """
-        if problem in self._running:
-            self._running.discard(problem)
-            self.trees[problem] = read_trees(self.path)[problem]
-        return self.trees.get(problem)
+        known = self._index.problems.get(problem)
+        return _built(self.path, known.starts) if known is not None else None
 
     def begin(self, tree: Tree) -> None:
         """Write a tree's start, unless the file has it already."""
-        self._running.add(tree.problem.key)
-        if tree.problem.key not in self.trees:
+        if tree.problem.key not in self:
             self.record(tree.problem.key, tree.started)
-            self.trees[tree.problem.key] = tree
 
     def close(self) -> None:
         self._file.close()
@@ -99,30 +121,16 @@ class Journal:
     ) -> None:
         self.close()
 
-
-def read_events(path: str | os.PathLike[str]) -> Iterator[tuple[str, Event]]:
-    """(problem key, event) of every line of a journal; a torn last line is passed over.
-
-    Raises:
-        MachineError: the file can't be read.
-        UsageError: a line isn't an event; the message names it.
-    """
-    name = Path(path)
-    try:
-        *lines, torn = name.read_bytes().split(b"\n")
-    except OSError as error:
-        raise MachineError(f"can't read {name}: {error.strerror}") from error
-    for number, line in enumerate(lines, 1):
+    def _write(self, line: bytes) -> None:
+        """Append a line; what went in of one that doesn't fit is taken back, so that all lines stay whole."""
         try:
-            row = json.loads(line)
-            key = row.pop("key")
-            yield str(key), event_adapter.validate_python(row, strict=False)
-        except ValidationError as error:
-            raise UsageError(f"{name} line {number} is no event of a journal: {explain(error)}") from error
-        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-            raise UsageError(f"{name} line {number} is not a line of a journal; was it made by --save?") from error
-    if torn[: len(_OPENING)] != _OPENING[: len(torn)]:
-        raise UsageError(f"{name} line {len(lines) + 1} is not a line of a journal; was it made by --save?")
+            written = self._file.write(line)
+        except OSError as error:
+            raise MachineError(f"can't write {self.path}: {error.strerror}") from error
+        if written != len(line):
+            with contextlib.suppress(OSError):  # then it is a torn line, and dropped when the file is opened again
+                self._file.truncate(self._index.size)
+            raise MachineError(f"can't write {self.path}: an event went in only in part; is the disk full?")
 
 
 def read_trees(path: str | os.PathLike[str]) -> dict[str, Tree]:
@@ -131,22 +139,21 @@ def read_trees(path: str | os.PathLike[str]) -> dict[str, Tree]:
     Raises:
         MachineError, UsageError: as ``read_events``.
     """
-    trees: dict[str, Tree] = {}
-    for key, event in read_events(path):
-        if isinstance(event, Started):
-            if key in trees:
-                raise UsageError(f"{path} starts the problem {key!r} twice; it is not one run's journal")
-            trees[key] = Tree.replay([event])
-        elif key not in trees:
-            raise UsageError(f"{path} has an event of the problem {key!r} before its start")
-        else:
-            trees[key].apply(event)
-    return trees
+    index = Index(Path(path))
+    return {key: _built(index.path, known.starts) for key, known in index.problems.items()}
 
 
-def drop_torn_line(path: Path) -> None:
-    """Cut what follows the last newline, so that the next event begins a line of its own."""
-    data = path.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    if whole != len(data):
-        os.truncate(path, whole)
+def _built(path: Path, starts: Sequence[int]) -> Tree:
+    """The tree that the events in these lines add up to."""
+    tree: Tree | None = None
+    for start, event in read_lines(path, starts):
+        try:
+            if tree is None:
+                tree = Tree.replay([event])
+            else:
+                tree.apply(event)
+        except UsageError as error:
+            raise UsageError(f"{path} line {number_at(path, start)}: {error}") from error
+    if tree is None:
+        raise UsageError(f"{path} holds no line of this problem")
+    return tree

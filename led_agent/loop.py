@@ -65,10 +65,13 @@ class Means:
 
 
 class Loop:
-    """One call of solve or solve_many: the runs that are on, and the queue on which everything arrives."""
+    """One call of solve or solve_many: the runs that are on, and the queue on which everything arrives.
 
-    def __init__(self, means: Means) -> None:
-        self.means, self.decoder = means, means.decoder
+    No problem is begun while ``crowded`` says that too many solutions wait for one that is on.
+    """
+
+    def __init__(self, means: Means, crowded: Callable[[], bool] = lambda: False) -> None:
+        self.means, self.decoder, self.crowded = means, means.decoder, crowded
         self.inbox: queue.SimpleQueue[tuple[Run, DecodeEvent | Judgement | Comparison | Counted]] = queue.SimpleQueue()
         self.runs: dict[str, Run] = {}
         self.seen: set[str] = set()
@@ -80,8 +83,7 @@ class Loop:
         more = True
         try:
             while more or self.runs:
-                more = self._fill(source, more)
-                yield from self._take_done()
+                more = yield from self._fill(source, more)
                 if self.runs:
                     self._receive()
                 yield from self._take_done()
@@ -96,20 +98,28 @@ class Loop:
 
     # --- propose -----------------------------------------------------------------------------------------------
 
-    def _fill(self, source: Iterator[Asked], more: bool) -> bool:
-        """Ask the strategies of all runs, oldest first, then begin new problems, while there is room."""
+    def _fill(self, source: Iterator[Asked], more: bool) -> Generator[Solution, None, bool]:
+        """Ask the strategies of all runs, oldest first, then begin new problems, while there is room. What is done is
+        yielded before the next is begun: a journal may hold ten thousand that are done as soon as they are taken."""
         if self.means.stopping.is_set():
             for run in list(self.runs.values()):
                 self._end(run, "interrupted", "interrupted; this is the best so far")
             more = False
         for run in list(self.runs.values()):
             self._propose(run)
-        while more and self._room() > 0 and len(self.runs) < _RUNS * self.decoder.slots:
+        yield from self._take_done()
+        while more and self._has_place():
             asked = next(source, None)
             if asked is None:
                 return False
             self._begin(asked)
+            yield from self._take_done()
         return more
+
+    def _has_place(self) -> bool:
+        """Whether another problem may be begun."""
+        full = self._room() <= 0 or len(self.runs) >= _RUNS * self.decoder.slots
+        return not (full or self.crowded() or self.means.stopping.is_set())
 
     def _room(self) -> int:
         in_flight = sum(len(run.decoding) for run in self.runs.values())
@@ -450,6 +460,8 @@ class Loop:
         self.means.pool.forget(run.key)
         if (limit := getattr(self.decoder, "limit", None)) is not None:
             limit(run.key, None, None)
+        run.tree.hush()
+        run.count = None  # it leads back to the run
         self.done.append(Solution.of(run.tree, ended))
 
     def _waits(self, run: Run, status: RunStatus) -> bool:

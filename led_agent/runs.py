@@ -1,7 +1,8 @@
 """A run over a problems file, kept in a folder: what is finished there is never done again.
 
 The folder holds ``run.json`` (the settings), ``journal.jsonl`` (every event) and ``results.jsonl`` (a line for each
-finished problem, derived from the journal).
+finished problem, derived from the journal). Both may be far larger than memory: they are read a line, and built a tree,
+at a time.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from typing import Any, Self
 from led_agent.errors import MachineError, UsageError
 from led_agent.journal import Journal, drop_torn_line
 from led_agent.solution import Solution
-from led_agent.tree import Tree
 from led_agent.types import Problem
 
 __all__ = ["RunFolder"]
@@ -28,6 +28,10 @@ class RunFolder:
     Args:
         path: The folder; made where it is missing.
         settings: What the run is made with, plain JSON; a resumed run must be given the same.
+
+    Attributes:
+        journal: The run's journal.
+        finished: Whether it was verified, of each finished problem by its key; what else came of it is in the files.
 
     Raises:
         MachineError: the folder can't be written, or another process is running in it.
@@ -52,7 +56,7 @@ class RunFolder:
     def remaining(self, problems: Sequence[Problem]) -> list[Problem]:
         """Those that are not finished, the ones that were begun first."""
         left = [p for p in problems if p.key not in self.finished]
-        return sorted(left, key=lambda p: p.key not in self.journal.trees)
+        return sorted(left, key=lambda p: p.key not in self.journal)
 
     def keep(self, solution: Solution) -> None:
         """Write a finished problem's result; an interrupted one stays to be resumed.
@@ -62,7 +66,7 @@ class RunFolder:
         """
         if solution.status != "interrupted":
             self._write(solution.row())
-            self.finished[solution.problem.key] = solution.row()
+            self.finished[solution.problem.key] = solution.verified
 
     def close(self) -> None:
         self.journal.close()
@@ -98,15 +102,18 @@ class RunFolder:
         except json.JSONDecodeError as error:
             raise UsageError(f"{file} is not a run's settings: {error}; choose another --out") from error
 
-    def _catch_up(self) -> dict[str, dict[str, Any]]:
-        """Results by problem; those that the journal has and the file lacks are written now."""
+    def _catch_up(self) -> dict[str, bool]:
+        """Whether each finished problem was verified; results that the journal has and the file lacks are written
+        now."""
         if self._results.exists():
             drop_torn_line(self._results)
-        found = {row["id"]: row for row in _rows(self._results)}
-        for key, tree in self.journal.trees.items():
-            if key not in found and _finished(tree) and tree.ended is not None:
-                found[key] = Solution.of(tree, tree.ended).row()
-                self._write(found[key])
+        found = dict(_rows(self._results))
+        for key in self.journal:
+            tree = self.journal.kept(key) if key not in found and self.journal.finished(key) else None
+            if tree is not None and tree.ended is not None:
+                solution = Solution.of(tree, tree.ended)
+                self._write(solution.row())
+                found[key] = solution.verified
         return found
 
     def _write(self, row: dict[str, Any]) -> None:
@@ -118,19 +125,17 @@ class RunFolder:
             raise MachineError(f"can't write {self._results}: {error.strerror}") from error
 
 
-def _finished(tree: Tree) -> bool:
-    return tree.ended is not None and tree.ended.status != "interrupted"
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
+def _rows(path: Path) -> Iterator[tuple[str, bool]]:
+    """Each result's problem, and whether it was verified."""
     if not path.exists():
         return
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        try:
-            row = json.loads(line)
-            row["id"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(
-                f"{path} line {number} is not a result; move the file away to have it made anew"
-            ) from error
-        yield row
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                row = json.loads(line)
+                found = str(row["id"]), bool(row["verified"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise UsageError(
+                    f"{path} line {number} is not a result; move the file away to have it made anew"
+                ) from error
+            yield found

@@ -277,6 +277,10 @@ class Tree:
         """Call ``listener`` with every event from now on, after it has taken effect."""
         self._listeners.append(listener)
 
+    def hush(self) -> None:
+        """Call no listener any more: with them a tree holds, and outlives, all that they know of."""
+        self._listeners.clear()
+
     def add(self, request: DecodeRequest) -> None:
         """Put a request on the tree as a pending node.
 
@@ -502,7 +506,7 @@ class Tree:
 
     def _child_name(self, parent: str, k: int) -> str:
         """The id of the k-th child that a node has yet to get, from 1."""
-        number = self._graph.out_degree(parent) + k
+        number = len(self._graph.succ[parent]) + k  # out_degree would tie graph and view into a knot
         return str(number) if parent == ROOT else f"{parent}.{number}"
 
     def _known(self, node: str) -> str:

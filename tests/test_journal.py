@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from led_agent.errors import MachineError, UsageError
 from led_agent.events import Ended, Event, Noted
-from led_agent.journal import Journal, read_events, read_trees
+from led_agent.journal import Journal, drop_torn_line, read_events, read_trees
 from led_agent.protocols import BranchProgress
 from led_agent.search import Search
 from led_agent.solution import Solution
 from led_agent.strategies import BestOfN, Fallback
 from led_agent.testing import ScriptedDecoder
-from led_agent.tree import Tree
+from led_agent.tree import ROOT, Tree
 from led_agent.types import Branch, Budget, DecodeRequest, Decoding, Problem, Verdict
 
 WRONG = "I think it is 41"
@@ -129,7 +133,140 @@ def test_an_empty_file_is_an_empty_journal(tmp_path: Path) -> None:
     path.touch()
     assert read_trees(path) == {}
     with Journal(path) as journal:
-        assert journal.trees == {}
+        assert list(journal) == []
+
+
+# --- the index -----------------------------------------------------------------------------------------------------
+
+KEYS = st.text(st.characters(exclude_categories=()), min_size=1) | st.sampled_from(['"', "\\", '\\"', '", "event": "'])
+TEXTS = st.text(st.characters(exclude_categories=()))
+STEPS: dict[str, Callable[[Tree, str], object]] = {
+    "ask": lambda tree, text: tree.add(tree.requests(1)[0]),
+    "answer": lambda tree, text: [
+        tree.attach(Branch(id=n.id, text=text, token_ids=(7, 300), logprobs=(-0.1, -1e-9))) for n in tree.pending()[:1]
+    ],
+    "judge": lambda tree, text: [
+        tree.judge(n.id, [Verdict(status="rejected", reason=text)]) for n in tree.leaves() if n.status != "pruned"
+    ],
+    "note": lambda tree, text: tree.note(ROOT, text),
+    "prune": lambda tree, text: [tree.prune(n.id, text) for n in tree.nodes()[:1]],
+    "interrupt": lambda tree, text: tree.end(Ended(status="interrupted", reason=text)),
+    "end": lambda tree, text: tree.end(Ended(status="exhausted", reason=text)),
+}
+
+
+def same(journal: Journal, events: dict[str, list[Event]]) -> None:
+    """Whether the journal holds these, by problem, and nothing else."""
+    assert list(journal) == list(events)
+    assert len(journal) == len(events)
+    for key, own in events.items():
+        ended = [event.status for event in own if isinstance(event, Ended)]
+        kept, whole = journal.kept(key), Tree.replay(own)
+        assert kept is not None
+        assert kept.to_json() == whole.to_json()
+        assert journal.ended(key) == (ended[-1] if ended else None)
+        assert journal.finished(key) == (ended[-1:] == ["exhausted"])
+
+
+@given(
+    st.lists(KEYS, min_size=1, max_size=4, unique=True),
+    st.lists(st.tuples(st.integers(0, 3), st.sampled_from(list(STEPS)), TEXTS), max_size=20),
+    st.integers(0, 200),
+)
+def test_however_problems_take_turns_each_tree_is_the_replay_of_its_events(
+    keys: list[str], turns: list[tuple[int, str, str]], torn: int
+) -> None:
+    """While it is written, opened again, and opened again after a kill that tore the last line."""
+    trees: dict[str, Tree] = {}
+    events: dict[str, list[Event]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run.jsonl"
+        with Journal(path) as journal:
+            for number, step, text in turns:
+                key = keys[number % len(keys)]
+                if key not in trees:
+                    tree = trees[key] = Tree(Problem(prompt="x", id=key, metadata={"x": text}))
+                    journal.begin(tree)
+                    events[key] = [tree.started]
+                    tree.listen(events[key].append)
+                    tree.listen(lambda event, key=key: journal.record(key, event))
+                STEPS[step](trees[key], text)
+            same(journal, events)
+        with Journal(path) as journal:
+            same(journal, events)
+        assert {key: tree.to_json() for key, tree in read_trees(path).items()} == {
+            key: Tree.replay(own).to_json() for key, own in events.items()
+        }
+        for line, (key, event) in zip(path.read_bytes().splitlines(), read_events(path), strict=True):
+            assert json.loads(line) == {"key": key, **event.model_dump(mode="json")}
+            assert line.isascii()
+            assert list(json.loads(line))[:2] == ["key", "event"]
+        whole = path.read_bytes()
+        path.write_bytes(whole[: max(0, len(whole) - 1 - torn)])
+        left: dict[str, list[Event]] = {}
+        for key, event in read_events(path):
+            left.setdefault(key, []).append(event)
+        assert all(own == events[key][: len(own)] for key, own in left.items())
+        with Journal(path) as journal:
+            same(journal, left)
+
+
+def test_a_line_that_another_program_has_written_anew_is_still_one(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    first = a_run(path)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row, sort_keys=True, indent=None) + "\n" for row in lines))
+    with Journal(path) as journal:
+        kept = journal.kept("six")
+        assert journal.finished("six")
+    assert kept is not None
+    assert kept.to_json() == first.tree.to_json()
+
+
+def test_a_tree_is_built_anew_each_time_and_is_the_callers_own(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    a_run(path)
+    with Journal(path) as journal:
+        mine, other = journal.kept("six"), journal.kept("six")
+        assert mine is not None
+        assert other is not None
+        mine.note(ROOT, "mine")
+        assert other[ROOT].notes == ()
+        assert journal.kept("seven") is None
+
+
+def test_what_is_done_to_a_tree_after_its_end_is_not_the_journals(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    with Journal(path) as journal, searching(ScriptedDecoder(told), journal) as search:
+        solution = search.solve(PROBLEM)
+        content = path.read_bytes()
+        solution.tree.note(ROOT, "afterwards")
+    assert path.read_bytes() == content
+
+
+def test_an_event_before_the_start_and_a_second_start_are_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    with Journal(path) as journal:
+        with pytest.raises(UsageError, match="'six' before its start"):
+            journal.record("six", Noted(id="root", text="x"))
+        journal.begin(Tree(PROBLEM))
+        with pytest.raises(UsageError, match="starts the problem 'six' twice"):
+            journal.record("six", Tree(PROBLEM).started)
+    assert len(list(read_events(path))) == 1
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 7, 100])
+@pytest.mark.parametrize(
+    "content", [b"", b"\n", b"torn", b"one\n", b"one\ntwo\nto", b"one\n\n", b"one\ntwo\n\ntorn now"]
+)
+def test_a_torn_line_is_found_from_the_end_whatever_the_size_of_a_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, block: int
+) -> None:
+    monkeypatch.setattr("led_agent.lines._BLOCK", block)
+    path = tmp_path / "lines"
+    path.write_bytes(content)
+    drop_torn_line(path)
+    assert path.read_bytes() == content[: content.rfind(b"\n") + 1]
 
 
 # --- torn ----------------------------------------------------------------------------------------------------------
@@ -144,17 +281,19 @@ def test_a_line_torn_anywhere_costs_that_line_and_no_other(tmp_path: Path) -> No
         tree.add(tree.requests(1)[0])
         tree.note("1", "wörds \n and more")
     whole = path.read_bytes()
-    kept = whole[: whole.rindex(b"\n", 0, -1) + 1]
+    before = whole[: whole.rindex(b"\n", 0, -1) + 1]
     events = [event for _, event in read_events(path)]
-    for size in range(len(kept), len(whole)):
+    for size in range(len(before), len(whole)):
         path.write_bytes(whole[:size])
         assert [event for _, event in read_events(path)] == events[:-1]
         assert path.read_bytes() == whole[:size]
         with Journal(path) as journal:
-            assert journal.trees["six"].to_json() == Tree.replay(events[:-1]).to_json()
+            kept = journal.kept("six")
+            assert kept is not None
+            assert kept.to_json() == Tree.replay(events[:-1]).to_json()
             journal.record("six", Noted(id="1", text="afterwards"))
         assert [event for _, event in read_events(path)] == [*events[:-1], Noted(id="1", text="afterwards")]
-        assert path.read_bytes().startswith(kept)
+        assert path.read_bytes().startswith(before)
 
 
 def test_a_journal_torn_in_its_first_line_begins_again(tmp_path: Path) -> None:
@@ -179,6 +318,15 @@ def noted(problem: str = "six") -> bytes:
     return json.dumps({"key": problem, "event": "noted", "id": "root", "text": "x"}).encode() + b"\n"
 
 
+def opened(path: Path) -> None:
+    Journal(path).close()
+
+
+def taken_up(path: Path) -> None:
+    with Journal(path) as journal:
+        journal.kept("six")
+
+
 @pytest.mark.parametrize(
     "garbage",
     [
@@ -192,8 +340,8 @@ def noted(problem: str = "six") -> bytes:
         b"hello\rworld\n",
         b'{"key": "six"}\n',
         b'{"key": "six", "event": "exploded"}\n',
-        b'{"key": "six", "event": "noted", "id": "1"}\n',
-        b'{"key": "six", "event": "noted", "id": "1", "text": 3}\n',
+        b'{"key": "six", "event": ["noted"]}\n',
+        b'{"key": "six", "event": "ended", "status": "bored", "reason": ""}\n',
         b'{"event": "noted", "id": "root", "text": "x"}\n',
         noted()[:20] + noted(),
         b"[" * 100_000 + b"\n",
@@ -204,9 +352,35 @@ def test_garbage_in_the_middle_is_refused_with_its_line_and_left_as_it_is(tmp_pa
     path = tmp_path / "run.jsonl"
     content = started() + noted() + garbage + noted()
     path.write_bytes(content)
-    for read in (read_trees, Journal):
+    for read in (read_trees, opened):
         with pytest.raises(UsageError, match=r"run\.jsonl line 3 "):
             read(path)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (b'{"key": "six", "event": "noted", "id": "1"}\n', "line 3 is no event of a journal: noted.text"),
+        (b'{"key": "six", "event": "noted", "id": "1", "text": 3}\n', "line 3 is no event of a journal: noted.text"),
+        (b'{"key": "six", "event": "noted", "id": "root", "te\n', "line 3 is not a line of a journal"),
+        (noted()[:50] + noted(), "line 3 is not a line of a journal"),
+        (noted().replace(b"root", b"9"), "line 3: .*no node '9'"),
+    ],
+)
+def test_a_line_with_a_sound_head_is_refused_when_its_tree_is_asked_for(tmp_path: Path, bad: bytes, said: str) -> None:
+    """Opening reads no more than the heads of lines; the trees of other problems are there all the same."""
+    path = tmp_path / "run.jsonl"
+    other = started().replace(b'"six"', b'"seven"')
+    content = started() + other + bad + noted("seven")
+    path.write_bytes(content)
+    for read in (read_trees, taken_up):
+        with pytest.raises(UsageError, match=rf"run\.jsonl {said}"):
+            read(path)
+    with Journal(path) as journal:
+        seven = journal.kept("seven")
+    assert seven is not None
+    assert seven[ROOT].notes == ("x",)
     assert path.read_bytes() == content
 
 
@@ -229,7 +403,6 @@ def test_a_file_that_is_something_else_is_not_touched(tmp_path: Path, content: b
         (started() + started(), "starts the problem 'six' twice"),
         (noted(), "'six' before its start"),
         (started() + noted("seven"), "'seven' before its start"),
-        (started() + noted().replace(b"root", b"9"), "no node '9'"),
     ],
 )
 def test_events_that_are_no_run_are_refused(tmp_path: Path, content: bytes, said: str) -> None:
@@ -267,7 +440,12 @@ def test_a_full_disk_is_the_machines_fault_however_much_of_the_line_went_in(tmp_
                 journal.record("six", Noted(id="root", text="x"))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert len(list(read_events(path))) == 1
+        assert len(list(read_events(path))) == 1
+        journal.record("six", Noted(id="root", text="when there is room again"))
+        kept = journal.kept("six")
+    assert kept is not None
+    assert kept[ROOT].notes == ("when there is room again",)
+    assert len(list(read_events(path))) == 2
 
 
 # --- resumed -------------------------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -261,15 +260,20 @@ class Grid:
             yield problem
 
     def _read(self, setting: Setting, folder: RunFolder) -> tuple[Outcome, ...]:
-        """Outcomes of what is finished, from the trees that the journal holds."""
-        kept = (folder.journal.trees.get(p.key) for p in self.plan.task.problems if p.key in folder.finished)
-        ended = [(tree, tree.ended) for tree in kept if tree is not None and tree.ended is not None]
-        solutions = [Solution.of(tree, end) for tree, end in ended if end.status != "interrupted"]
+        """Outcomes of what is finished, from the journal: each reader builds a tree, reads it and lets it go."""
+        journal = folder.journal
+        keys = [p.key for p in self.plan.task.problems if p.key in folder.finished and journal.finished(p.key)]
         with ExitStack() as stack:
             truth = self._truth(stack) if self.plan.blind else None
             readers = stack.enter_context(ThreadPoolExecutor(_READERS))
-            read = partial(outcome_of, samples=setting.samples is not None, truth=truth)
-            return tuple(readers.map(read, solutions))
+
+            def read(key: str) -> Outcome | None:
+                tree = journal.kept(key)
+                if tree is None or tree.ended is None:
+                    return None
+                return outcome_of(Solution.of(tree, tree.ended), samples=setting.samples is not None, truth=truth)
+
+            return tuple(outcome for outcome in readers.map(read, keys) if outcome is not None)
 
     def _truth(self, stack: ExitStack) -> Truth:
         """What judges a branch now, where the search was not told."""
