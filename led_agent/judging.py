@@ -14,10 +14,12 @@ __all__ = [
     "batch_limit",
     "compares",
     "failure",
+    "fewest_replicas",
     "judge",
     "read",
     "read_all",
     "refuse",
+    "replica_limit",
     "signed",
     "unable",
     "verifier_name",
@@ -54,6 +56,25 @@ def batch_limit(verifier: Verifier) -> int | None:
             f"verifier {verifier_name(verifier)} has batch_size {most!r}; a whole number from 1 on is allowed"
         )
     return most
+
+
+def replica_limit(verifier: Verifier) -> int | None:
+    """How many copies of it a cluster holds at most; None is as many as there are processes.
+
+    Raises:
+        UsageError: its ``replicas`` is neither None nor a whole number above 0.
+    """
+    most = getattr(verifier, "replicas", None)
+    if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
+        raise UsageError(
+            f"verifier {verifier_name(verifier)} has replicas {most!r}; None or a whole number from 1 on is allowed"
+        )
+    return most
+
+
+def fewest_replicas(verifiers: Sequence[Verifier]) -> int | None:
+    """How many copies a cluster holds of a verifier that is made of these."""
+    return min((most for verifier in verifiers if (most := replica_limit(verifier)) is not None), default=None)
 
 
 def judge(verifiers: Sequence[Verifier], problem: Problem, branch: Branch) -> tuple[Verdict, ...]:

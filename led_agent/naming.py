@@ -20,9 +20,10 @@ from typing import Any
 
 from led_agent.errors import UsageError
 
-__all__ = ["convert", "hints_of", "kinds", "load_own", "meant", "settings", "unescaped"]
+__all__ = ["convert", "hints_of", "kinds", "load_own", "meant", "own_modules", "settings", "unescaped"]
 
 _SETTING = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
+_FROM_FILE = "led_agent_user_"  # how the modules that are made of users' files are called
 _ESCAPES = {"\\n": "\n", "\\t": "\t", "\\\\": "\\"}
 
 
@@ -160,6 +161,11 @@ def load_own(text: str, kind: str, unknown: Callable[[str], str]) -> Any:
     raise UsageError(unknown(text))
 
 
+def own_modules() -> list[types.ModuleType]:
+    """The modules that ``load_own`` made of files. No other process can import them by their names."""
+    return [module for name, module in list(sys.modules.items()) if name.startswith(_FROM_FILE)]
+
+
 def _from_module(name: str, kind: str, unknown: Callable[[str], str]) -> types.ModuleType:
     # As `python -m` has it, and an installed command hasn't; last, so that nothing there replaces what is installed.
     if str(Path.cwd()) not in sys.path and "" not in sys.path:
@@ -178,7 +184,7 @@ def _from_file(path: Path, kind: str) -> types.ModuleType:
     if not path.is_file():
         raise UsageError(f"{kind} {path}: there is no such file")
     digest = hashlib.blake2b(str(path.resolve()).encode(), digest_size=4).hexdigest()
-    name = f"led_agent_user_{path.stem}_{digest}"
+    name = f"{_FROM_FILE}{path.stem}_{digest}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)

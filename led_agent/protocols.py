@@ -56,11 +56,14 @@ class Verifier(Protocol):
       (it would abstain), or None. A problem on which no verifier has anything to say is refused. It raises
       ``UsageError`` where the problem itself is at fault, and ``MachineError`` where the machine is.
     - ``batch(asked) -> Sequence[Verdict | bool | float]``, for a sequence of (problem, branch) pairs that wait
-      together, with ``batch_size``, how many it takes at most: one call in place of several.
+      together, with ``batch_size``, how many it takes at most: one call in place of several. Of these calls one is
+      under way at a time, or as many as its ``batches_at_once`` says then.
     - ``together(problem, branches) -> Sequence[Verdict | bool | float]``, one for each branch, for a verifier that
       compares branches with each other. It is asked once, when a problem's branches are complete, and not called.
     - ``step(problem, branch) -> Verdict | bool | float``, asked where a branch ends at a step of a longer answer (a
       process reward). A rejection rejects the step; an acceptance only ranks it by its score.
+    - ``replicas``, how many copies of it a cluster holds at most: 1 for one that keeps a model in memory. None, as
+      without it, is one in each process that verifies.
     - ``close()``, called when the search is closed.
     """
 

@@ -4,8 +4,8 @@ This file knows verifiers, branches and time. It does not know trees, budgets or
 
 - A call is one verifier on one branch (or, for a verifier that compares branches, on all of them). Calls of one
   verifier wait in its lane, where problems take turns; lanes take turns, too.
-- A lane whose verifier has ``batch`` gives all that waits, up to ``batch_size``, to one call at a time: what comes
-  while that call runs goes into the next.
+- A lane whose verifier has ``batch`` gives all that waits, up to ``batch_size``, to one call at a time, or to
+  ``batches_at_once`` of them: what comes while they run goes into the next.
 - A call that raised is tried once more, alone; what it raises then is an error verdict. What a verifier *returns* is
   its word, and is not asked for again.
 - A call that overruns its time is an error verdict at once. A thread can't be stopped: it is left behind, and another
@@ -85,7 +85,11 @@ class _Lane:
         self.waiting.setdefault(call.problem.key, deque()).append(call)
 
     def ready(self) -> bool:
-        return bool(self.waiting or self.again) and not (self.most is not None and self.under_way)
+        return bool(self.waiting or self.again) and (self.most is None or self.under_way < self._at_once())
+
+    def _at_once(self) -> int:
+        """How many batches may be under way now. A verifier in a cluster says more than one, and not always as many."""
+        return max(1, getattr(self.verifier, "batches_at_once", 1))
 
     def take(self) -> list[_Call]:
         """The next call, or the next batch of them: what raised goes first and alone, then problems take turns."""
@@ -175,6 +179,7 @@ class VerifierPool:
         if seconds is not None and not 0 < seconds < float("inf"):
             raise UsageError(f"seconds is {seconds}; the time limit is a positive number, or None for no limit")
         self.concurrency = concurrency if concurrency is not None else min(32, 2 * (os.cpu_count() or 1))
+        self._chosen = concurrency is None
         self.seconds = seconds
         self._lock = threading.Lock()
         self._clock = threading.Condition(self._lock)
@@ -185,6 +190,12 @@ class VerifierPool:
         self._memory: dict[str, dict[tuple[object, ...], _Call]] = {}
         self._stats: dict[str, VerifierStats] = {}
         self._watching = False
+
+    def raise_concurrency(self, calls: int) -> None:
+        """Let as many calls be under way where that is more, up to 256, unless the user has said how many: verifiers
+        that are asked on other machines wait there."""
+        if self._chosen:
+            self.concurrency = max(self.concurrency, min(256, calls))
 
     def submit(self, verifiers: Sequence[Verifier], problem: Problem, branch: Branch) -> Future[Verdicts]:
         """The verdicts of the verifiers in order, up to the first that rejects.
@@ -212,7 +223,7 @@ class VerifierPool:
         """
         if not compares(verifier):
             raise UsageError(f"verifier {verifier_name(verifier)} has no together(problem, branches); use submit")
-        return self._call(_Call(verifier, problem, tuple(branches), together=True), 0)
+        return self._call(_Call(verifier, problem, tuple(branches), together=True), 0).future
 
     def forget(self, problem: str) -> None:
         """Drop what is known of a problem, by its key, and what still waits for it."""
@@ -253,11 +264,15 @@ class VerifierPool:
 
     # --- asking ------------------------------------------------------------------------------------------------
 
-    def _call(self, wanted: _Call, nth: int) -> Future[Verdicts]:
-        """A call's verdicts to come; those of the same call where it was made before. ``nth`` tells a verifier that
-        was given twice from one that is asked twice."""
+    def _call(self, wanted: _Call, nth: int, after: _Call | None = None) -> _Call:
+        """A call that is under way; the same where it was made before. ``nth`` tells a verifier that was given twice
+        from one that is asked twice. Behind a call that was forgotten it is not made: that problem would be known
+        again, and nobody would forget it."""
         key = (id(wanted.verifier), nth, wanted.together, *((b.id, _digest(b.text)) for b in wanted.branches))
         with self._lock:
+            if after is not None and after.forgotten:
+                wanted.future.cancel()
+                return wanted
             known = self._memory.setdefault(wanted.problem.key, {})
             call = known.setdefault(key, wanted)
             if call is wanted:
@@ -266,7 +281,7 @@ class VerifierPool:
                 self._offer(lane)
                 if not self._crew.threads:
                     raise MachineError("no thread can be started for verifiers; end other processes")
-            return call.future
+            return call
 
     def _lane(self, verifier: Verifier) -> _Lane:
         lane = self._lanes.get(id(verifier))
@@ -291,10 +306,16 @@ class VerifierPool:
     # --- in the threads ----------------------------------------------------------------------------------------
 
     def _serve(self, crew: _Crew) -> None:
-        while (job := self._next(crew)) is not None:
-            verdicts, raised = job.run()
-            if not self._done(job, verdicts, raised):
-                return  # it took too long, and another thread has taken this one's place
+        while self._serve_one(crew):
+            pass  # nothing is held while the thread waits: a job leads to all that waits for its verdicts
+
+    def _serve_one(self, crew: _Crew) -> bool:
+        """Do the next thing; False where the thread is to end."""
+        job = self._next(crew)
+        if job is None:
+            return False
+        verdicts, raised = job.run()
+        return self._done(job, verdicts, raised)  # it took too long, and another thread has taken this one's place
 
     def _next(self, crew: _Crew) -> _Job | None:
         """The next thing to do; None where the thread is to end."""
@@ -416,19 +437,23 @@ class _Chain:
     branch: Branch
     verdicts: list[Verdict] = field(default_factory=list)
     future: Future[Verdicts] = field(default_factory=Future)
+    asked: _Call | None = None  # the last, while there may be a next: it leads back here
 
     def go(self) -> None:
         at = len(self.verdicts)
         if at == len(self.verifiers) or (self.verdicts and self.verdicts[-1].status == "rejected"):
+            self.asked = None
             if self.future.set_running_or_notify_cancel():
                 self.future.set_result(tuple(self.verdicts))
             return
         verifier = self.verifiers[at]
         nth = sum(earlier is verifier for earlier in self.verifiers[:at])
-        self.pool._call(_Call(verifier, self.problem, (self.branch,)), nth).add_done_callback(self._heard)
+        self.asked = self.pool._call(_Call(verifier, self.problem, (self.branch,)), nth, after=self.asked)
+        self.asked.future.add_done_callback(self._heard)
 
     def _heard(self, future: Future[Verdicts]) -> None:
         if future.cancelled():
+            self.asked = None
             self.future.cancel()
         else:
             self.verdicts.extend(future.result())

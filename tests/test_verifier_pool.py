@@ -165,6 +165,18 @@ def test_what_a_run_left_behind_is_forgotten(pool: VerifierPool) -> None:
     assert (pool._memory, pool._lanes) == ({}, {})
 
 
+def test_a_problem_that_was_forgotten_is_not_known_again_by_its_next_verifier(pool: VerifierPool) -> None:
+    late = threading.Event()
+    first, second = Asked(held=late, name="first"), Asked(name="second")
+    asked = pool.submit([first, second], PROBLEM, branch("1"))
+    assert waited(first.begun)
+    pool.forget(PROBLEM.key)
+    late.set()
+    with pytest.raises(CancelledError):
+        asked.result(timeout=30)
+    assert (second.ids, pool._memory) == ([], {})
+
+
 # --- how much at a time --------------------------------------------------------------------------------------------
 
 
@@ -246,6 +258,23 @@ def test_a_batch_is_shared_by_problems(pool: VerifierPool) -> None:
     late.set()
     answers(futures)
     assert verifier.batches[1] == ["a0", "b", "a1"]
+
+
+def test_a_verifier_with_room_for_two_batches_gets_two_at_once(pool: VerifierPool) -> None:
+    both = threading.Barrier(2)
+
+    class InTwoPlaces(Batches):
+        batch_size = 1
+        batches_at_once = 2
+
+        def batch(self, asked: Sequence[tuple[Problem, Branch]]) -> list[Any]:
+            both.wait(30)  # broken where the other batch doesn't begin
+            return super().batch(asked)
+
+    verifier = InTwoPlaces()
+    said = answers([pool.submit([verifier], PROBLEM, branch(str(k))) for k in range(2)])
+    assert [verdict.status for (verdict,) in said] == ["accepted"] * 2
+    assert pool.stats["asked"].retries == 0
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.5, "many", True, None])

@@ -24,7 +24,7 @@ from pydantic import ValidationError
 
 import led_agent
 from led_agent.errors import MachineError, UsageError
-from led_agent.judging import batch_limit, compares, read, read_all, unable, verifier_name
+from led_agent.judging import batch_limit, compares, read, read_all, replica_limit, unable, verifier_name
 from led_agent.protocols import Verifier
 from led_agent.types import Branch, Problem, Verdict
 
@@ -95,6 +95,10 @@ class Cached:
     @property
     def batch_size(self) -> int:
         return batch_limit(self.verifier) or 1
+
+    @property
+    def replicas(self) -> int | None:
+        return replica_limit(self.verifier)
 
     def check(self, problem: Problem) -> str | None:
         """What the verifier says before anything is decoded.

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from led_agent.errors import UsageError
-from led_agent.judging import ask_many, ask_together, batch_limit, compares, unable, verifier_name
+from led_agent.judging import ask_many, ask_together, batch_limit, compares, fewest_replicas, unable, verifier_name
 from led_agent.protocols import Verifier
 from led_agent.types import Branch, Problem, Verdict
 
@@ -71,6 +71,11 @@ class _Combination(ABC):
             return ask_together(member, pairs[0][0], [b for _, b in pairs]) if compare else ask_many(member, pairs)
 
         return lambda problem, branches: self._ask([(problem, branch) for branch in branches], asked)
+
+    @property
+    def replicas(self) -> int | None:
+        """As many copies in a cluster as the member that allows fewest."""
+        return fewest_replicas(self.members)
 
     def check(self, problem: Problem) -> str | None:
         """Why none of the members has anything to say on a problem; None where one has."""

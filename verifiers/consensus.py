@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import Any
 
 from led_agent.errors import UsageError
-from led_agent.judging import ask_many, compares, verifier_name
+from led_agent.judging import ask_many, compares, replica_limit, verifier_name
 from led_agent.protocols import Verifier
 from led_agent.types import Branch, Problem, Verdict
 from led_agent.verifiers.equivalence import WORKER, equivalence_groups, final_answers
@@ -77,6 +77,11 @@ class Consensus:
         if self.weight == "count":
             return "consensus"
         return f"consensus({self.weight if isinstance(self.weight, str) else verifier_name(self.weight)})"
+
+    @property
+    def replicas(self) -> int | None:
+        """As many copies in a cluster as the verifier that weighs allows."""
+        return None if isinstance(self.weight, str) else replica_limit(self.weight)
 
     @cached_property
     def _pool(self) -> WorkerPool:

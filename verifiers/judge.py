@@ -128,6 +128,12 @@ class Judge:
     def _held(self) -> _Held:
         return _Held()
 
+    @property
+    def replicas(self) -> int | None:
+        """How many copies a cluster holds: one of a local model, which each copy would load; any number that ask a
+        server."""
+        return 1 if self.url is None else None
+
     def check(self, problem: Problem) -> str | None:
         """Load a local model. It has something to say on every problem; whether a server answers shows later.
 

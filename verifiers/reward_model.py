@@ -73,6 +73,7 @@ class RewardModel:
     dtype: str = "auto"
     batch_size: int = 32
     name: ClassVar[str] = "reward_model"
+    replicas: ClassVar[int] = 1  # each copy is a model in memory
 
     def __post_init__(self) -> None:
         _ = self._held  # now, while one thread alone has this
