@@ -187,6 +187,13 @@ class DecodeRequest(Record):
     purpose: str = "explore"
     trigger: str = ""
 
+    @property
+    def trace(self) -> str:
+        """32 hex digits that name this request wherever it goes, in the logs of decoders and in their errors: a digest
+        of problem, node and seed, so that a request that is sent again keeps it."""
+        text = f"{self.problem}\n{self.id}\n{self.seed}".encode()
+        return hashlib.blake2b(text, digest_size=16).hexdigest()
+
 
 class Rollback(Record):
     """The quality guard turned a branch back.
@@ -231,6 +238,8 @@ class Branch(Record):
         prefill_tokens: Prompt tokens computed for this branch (0 where another branch had computed them).
         error: What went wrong, with ``finish="error"``.
         seconds: From admission to the last token.
+        decoder: Which decoder of a cluster grew it; empty in the search's own process.
+        attempts: How many times it was sent to a decoder before it came back; more than once where one died.
     """
 
     text: str
@@ -248,6 +257,8 @@ class Branch(Record):
     prefill_tokens: int = 0
     error: str | None = None
     seconds: float = 0.0
+    decoder: str = ""
+    attempts: int = Field(default=1, ge=0)
 
     @property
     def logprob(self) -> float | None:
