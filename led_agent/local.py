@@ -99,6 +99,21 @@ class LocalDecoder:
         return self.engine.parts.n_blocks
 
     @property
+    def device(self) -> str:
+        """Where it computes: "cpu", "cuda:0"."""
+        return str(self.engine.parts.device)
+
+    @property
+    def dtype(self) -> str:
+        """What it computes in: "float32", "bfloat16"."""
+        return str(self.engine.parts.dtype).removeprefix("torch.")
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for the same weights in the same dtype, wherever they were loaded."""
+        return self.engine.parts.fingerprint()
+
+    @property
     def calibration(self) -> Calibration:
         """What makes a probability of how branches agree: fitted to the embedded models, and to no others."""
         return EMBEDDED if self._embedded else SHARE

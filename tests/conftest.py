@@ -7,6 +7,14 @@ from pathlib import Path
 import pytest
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What pytest-xdist keeps in one process, with --dist loadgroup: each file, and all files of the cluster together,
+    so that one Ray runs at a time and is started once."""
+    for item in items:
+        of_cluster = item.path.parent.name == "cluster"
+        item.add_marker(pytest.mark.xdist_group("cluster" if of_cluster else str(item.path)))
+
+
 @pytest.fixture(scope="session")
 def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model and tokenizer in a folder, as a user's own would be."""

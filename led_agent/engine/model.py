@@ -5,6 +5,7 @@ This file knows transformers' model classes. It does not know slots or sampling.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ __all__ = ["DTYPES", "SUPPORTED", "ModelParts", "Thinking", "device_of", "load_p
 # Proven by parity tests on random models of each. All have model.layers, model.norm and lm_head, and apply nothing
 # between the two that a shallower state would have to go through as well.
 SUPPORTED = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
+_SAMPLES = 64  # of each weight's entries, for a fingerprint
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Rotary tables that change with the longest row of a batch: a branch would then depend on its neighbours.
 _UNSTEADY_ROPE = ("dynamic", "longrope")
@@ -109,6 +111,16 @@ class ModelParts:
     def kv_shape(self) -> tuple[int, int, int]:
         """(layers, kv_heads, head_dim) of the keys and values."""
         return self.n_blocks, self.trunk.kv_heads, self.trunk.head_dim
+
+    def fingerprint(self) -> str:
+        """Hex digest of names, shapes, dtype and a few thousand of the weights, spread over all of them: enough to tell
+        one checkpoint from another, at no cost."""
+        digest = hashlib.blake2b(f"{self.dtype} {self.vocab} {self.context}".encode(), digest_size=16)
+        for name, weight in self.model.named_parameters():
+            flat = weight.detach().reshape(-1)
+            some = flat[:: max(1, len(flat) // _SAMPLES)][:_SAMPLES].float().cpu()
+            digest.update(f"{name} {tuple(weight.shape)}".encode() + some.numpy().tobytes())
+        return digest.hexdigest()
 
     def forward(
         self,
