@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 from led_agent.errors import MachineError, UsageError, explain
 from led_agent.types import Message, Problem
 
-__all__ = ["Asked", "BadLine", "as_problem", "read_problems"]
+__all__ = ["Asked", "BadLine", "Shard", "as_problem", "read_problems"]
 
 Asked = Problem | str | Sequence[Message | dict[str, Any]]
 
@@ -24,6 +25,35 @@ class BadLine:
 
     number: int
     why: str
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part ``at`` of ``of`` of a file's problems, from 1 on. A problem's key alone decides which part it falls into, so
+    that it stays there whatever else the file holds, on any machine."""
+
+    at: int
+    of: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """From "2/8".
+
+        Raises:
+            UsageError: it isn't I/N with 1 ≤ I ≤ N.
+        """
+        at, slash, of = text.strip().partition("/")
+        if not (slash and at.isdecimal() and of.isdecimal() and 1 <= int(at) <= int(of)):
+            raise UsageError(f"shard is {text!r}; allowed is I/N, part I of N, from 1/N to N/N, as 2/8")
+        return cls(int(at), int(of))
+
+    def __str__(self) -> str:
+        return f"{self.at}/{self.of}"
+
+    def holds(self, problem: Problem) -> bool:
+        """Whether a problem falls into this part."""
+        digest = hashlib.blake2b(problem.key.encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "big") % self.of == self.at - 1
 
 
 def read_problems(path: Path) -> tuple[list[Problem], list[BadLine]]:

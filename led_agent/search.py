@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self, TypedDict, Unpack
 
+from led_agent.cluster.plan import Cluster, as_cluster
 from led_agent.errors import UsageError
 from led_agent.events import Ended
 from led_agent.journal import Journal
@@ -37,7 +38,7 @@ class SearchOptions(TypedDict, total=False):
     decoding: Decoding | None
     budget: Budget | None
     seed: int
-    cluster: str | int | None
+    cluster: str | int | Cluster | None
     max_tokens: int
     stop: Sequence[str]
     device: str
@@ -65,7 +66,11 @@ class Search:
             model's blocks, the paper's 8 posteriors at most, the gate drawn first (``DepthExploration.gate_first``).
         budget: What each problem may spend.
         seed: Of everything random.
-        cluster: None runs in this process.
+        cluster: None decodes in this process. "local" starts a private Ray on this machine, "auto" takes the cluster
+            that this machine belongs to, "ray://host:port" or "host:port" another one, and a number is that many
+            decoders on whichever this process is connected to, else on this machine. A
+            ``led_agent.cluster.plan.Cluster`` says more. ``slots`` is each decoder's then, and verifiers run in
+            processes of the nodes.
         max_tokens: New tokens a branch, at most.
         stop: Strings that end an answer.
         device, dtype, slots: For loading the model; ``slots`` branches grow at a time.
@@ -89,7 +94,7 @@ class Search:
         decoding: Decoding | None = None,
         budget: Budget | None = None,
         seed: int = 0,
-        cluster: str | int | None = None,
+        cluster: str | int | Cluster | None = None,
         max_tokens: int = 512,
         stop: Sequence[str] = (),
         device: str = "auto",
@@ -101,8 +106,8 @@ class Search:
         verifier_concurrency: int | None = None,
         verifier_seconds: float | None = None,
     ) -> None:
-        if cluster is not None:
-            raise UsageError(f"cluster={cluster!r}: this version decodes in this process only; leave cluster at None")
+        if cluster is not None and decoder is not None:
+            raise UsageError(f"cluster is {cluster!r}, and a decoder is given, too; leave one of them out")
         if not 0 <= seed < 2**63:
             raise UsageError(f"seed is {seed}; allowed are 0 to 2**63 - 1")
         for name, value in (("max_tokens", max_tokens), ("slots", slots)):
@@ -115,7 +120,7 @@ class Search:
         ):
             if given is not None and not isinstance(given, kind):
                 raise UsageError(f"{name} is a {kind.__name__}; found {given!r}")
-        self.model = model
+        self.model, self.cluster = model, as_cluster(cluster) if cluster is not None else None
         self.strategy = _checked_strategy(strategy if strategy is not None else _default_strategy())
         self._default = DefaultVerifiers() if verifiers is None else None
         self.verifiers = self._default.all if self._default else _checked_verifiers(verifiers or ())
@@ -125,6 +130,7 @@ class Search:
         self.stop_strings = (stop,) if isinstance(stop, str) else tuple(stop)
         self._load = {"device": device, "dtype": dtype, "slots": slots}
         self._decoder, self._own_decoder = decoder, decoder is None
+        self._stand_ins: dict[int, Verifier] = {}
         self._journal, self._observer = journal, observer
         self._stopping = threading.Event()
         self._pool = VerifierPool(verifier_concurrency, verifier_seconds)
@@ -137,10 +143,34 @@ class Search:
             ModelError: the model is missing or not supported.
         """
         if self._decoder is None:
-            from led_agent.local import LocalDecoder
-
-            self._decoder = LocalDecoder.load(self.model, **self._load)  # type: ignore[arg-type]
+            self._decoder = self._local() if self.cluster is None else self._clustered(self.cluster)
         return self._decoder
+
+    def _local(self) -> Decoder:
+        from led_agent.local import LocalDecoder
+
+        return LocalDecoder.load(self.model, **self._load)  # type: ignore[arg-type]
+
+    def _clustered(self, cluster: Cluster) -> Decoder:
+        from led_agent.cluster.decoder import ClusterDecoder
+
+        decoder = ClusterDecoder(cluster, model=self.model, verifiers=self.verifiers, **self._load)  # type: ignore[arg-type]
+        far = decoder.judges.proxies if decoder.judges is not None else ()
+        self._pool.raise_concurrency(2 * sum(decoder.plan.verifiers.values()))
+        self._stand_ins = {id(verifier): far[at] for at, verifier in enumerate(self.verifiers)}
+        return decoder
+
+    def scale(self, decoders: int) -> None:
+        """Have so many decoders from now on, while a search runs: new ones begin as soon as they have loaded the model,
+        and those that are too many end what they have begun.
+
+        Raises:
+            UsageError: this search runs in one process, or the cluster has no room for so many.
+        """
+        scale = getattr(self.decoder, "scale", None)
+        if scale is None:
+            raise UsageError("scale() is for a search on a cluster; give Search a cluster")
+        scale(decoders)
 
     def prepare(self) -> None:
         """Load the model now, and check the settings that only it can check.
@@ -179,8 +209,9 @@ class Search:
     def solve_many(self, problems: Iterable[Asked], *, ordered: bool = True) -> Iterator[Solution]:
         """Search on many problems, sharing the decoder: when one needs fewer slots than there are, the next begins.
 
-        Solutions come in the order of the problems, or with ``ordered=False`` as they are done. A problem that the
-        model can't be asked, or no verifier can judge, is a solution with status "failed"; the others go on.
+        Solutions come in the order of the problems, or with ``ordered=False`` as they are done; in order, no problem is
+        begun while more than 256 are done and held back for an earlier one that is not. A problem that the model can't
+        be asked, or no verifier can judge, is a solution with status "failed"; the others go on.
 
         Raises:
             UsageError: two problems have the same key, or this is one problem and not many.
@@ -188,9 +219,10 @@ class Search:
         if isinstance(problems, str | Problem):
             raise UsageError("solve_many takes a list of problems, found one; give it to solve")
         self._stopping.clear()
+        if not ordered:
+            return self._run(problems)
         noted = _Noted(problems)
-        solutions = self._run(noted)
-        return _in_order(solutions, noted.taken) if ordered else solutions
+        return _in_order(self._run(noted, crowded=noted.crowded), noted)
 
     def stop(self) -> None:
         """End all running problems soon, from any thread or signal handler: each gives what it has, with status
@@ -205,6 +237,7 @@ class Search:
     def close(self) -> None:
         """Close verifiers, and the decoder where the search loaded it."""
         self._pool.close()
+        self._stand_ins = {}
         for verifier in self.verifiers:
             close = getattr(verifier, "close", None)
             if callable(close):
@@ -234,9 +267,12 @@ class Search:
         refuse(self._verifiers_of(problem), problem)
 
     def _verifiers_of(self, problem: Problem) -> tuple[Verifier, ...]:
-        return self._default(problem) if self._default else self.verifiers
+        chosen = self._default(problem) if self._default else self.verifiers
+        return tuple(self._stand_ins.get(id(verifier), verifier) for verifier in chosen)
 
-    def _run(self, problems: Iterable[Asked], *, checked: bool = False) -> Generator[Solution, None, None]:
+    def _run(
+        self, problems: Iterable[Asked], *, checked: bool = False, crowded: Callable[[], bool] = lambda: False
+    ) -> Generator[Solution, None, None]:
         means = Means(
             decoder=self.decoder,
             strategy=self.strategy,
@@ -249,7 +285,7 @@ class Search:
             plant=self._tree,
             check=(lambda _problem: None) if checked else self._refuse_unjudged,
         )
-        return Loop(means).solutions(problems)
+        return Loop(means, crowded).solutions(problems)
 
     def _tree(self, problem: Problem) -> Tree:
         kept = self._journal.kept(problem.key) if self._journal is not None else None
@@ -336,12 +372,20 @@ def _default_strategy() -> Strategy:
     return Fallback()
 
 
+_HELD_BACK = 256  # solutions, with all they hold: one of 16 branches of 512 tokens takes a megabyte
+
+
 @dataclass
 class _Noted:
-    """Problems, and the keys of those that were taken."""
+    """Problems, the keys of those that were taken and not given back yet, and the solutions held back."""
 
     problems: Iterable[Asked]
     taken: deque[str] = field(default_factory=deque)
+    held: dict[str, Solution] = field(default_factory=dict)
+
+    def crowded(self) -> bool:
+        """Whether so many are held back that no more should be begun. The one that all wait for has been: it ends."""
+        return len(self.held) > _HELD_BACK
 
     def __iter__(self) -> Iterator[Problem]:
         for asked in self.problems:
@@ -350,12 +394,13 @@ class _Noted:
             yield problem
 
 
-def _in_order(solutions: Generator[Solution, None, None], taken: deque[str]) -> Iterator[Solution]:
+def _in_order(solutions: Generator[Solution, None, None], noted: _Noted) -> Iterator[Solution]:
     """Hold back what is done until all that were taken before it are."""
-    held: dict[str, Solution] = {}
+    taken, held = noted.taken, noted.held
     with contextlib.closing(solutions):  # a caller who leaves early ends what runs
         for solution in solutions:
             held[solution.problem.key] = solution
+            del solution  # the caller may be done with it long before the next comes
             while taken and taken[0] in held:
                 yield held.pop(taken.popleft())
 

@@ -14,7 +14,8 @@ import pytest
 
 from led_agent.cli import main
 from led_agent.errors import UsageError
-from led_agent.problems import read_problems
+from led_agent.problems import Shard, read_problems
+from led_agent.types import Problem
 
 Tool = Any
 
@@ -123,6 +124,7 @@ BAD = [
     (("solve", "w1", "-m", "MODEL", "--save", "FILE/run.jsonl"), 3, "can't write"),
     (("run", "PROBLEMS", "-m", "MODEL", "--out", "FILE/out"), 3, "can't make the folder"),
     (("run", "MISSING", "-m", "MODEL", "--out", "OUT"), 3, "can't read"),
+    (("run", "PROBLEMS", "-m", "MODEL", "--out", "OUT", "--shard", "3/2"), 2, "allowed is I/N"),
     (("show", "MISSING"), 3, "can't read"),
     (("show", "PROBLEMS"), 2, "line 1 is not a line of a journal"),
 ]
@@ -172,6 +174,33 @@ def test_run_keeps_results_and_does_nothing_twice(tool: Tool, saved_model: Path,
     assert (code, "seed: 0 there, 1 now" in err) == (2, True)
     code, shown, _ = tool("show", out, "--problem", "q3")
     assert (code, "w3 w6 w5" in shown) == (0, True)
+
+
+def test_drivers_that_share_a_file_do_each_problem_once(tool: Tool, saved_model: Path, problems: Path, tmp_path: Path):
+    options = ("-m", saved_model, "--n", 1, "--tries", 0, "--max-tokens", 3, "--json")
+    found = []
+    for at in (1, 2, 3):
+        tool("run", problems, *options, "--out", tmp_path / f"out{at}", "--shard", f"{at}/3")
+        found += [row["id"] for row in rows(tmp_path / f"out{at}" / "results.jsonl")]
+        assert json.loads((tmp_path / f"out{at}" / "run.json").read_text())["shard"] == f"{at}/3"
+    assert sorted(found) == [f"q{i}" for i in range(7)]
+    code, _, err = tool("run", problems, *options, "--out", tmp_path / "out1")
+    assert (code, "shard: '1/3' there, None now" in err) == (2, True)
+
+
+def test_parts_are_disjoint_complete_and_stay_what_they_are():
+    problems = [Problem(id=f"p{at}", prompt="?") for at in range(1000)]
+    for of in (1, 2, 8):
+        parts = [[p.key for p in problems if Shard(at, of).holds(p)] for at in range(1, of + 1)]
+        assert sorted(key for part in parts for key in part) == sorted(p.key for p in problems)
+        assert min(len(part) for part in parts) > 0.7 * 1000 / of
+    assert [key for key in ("p0", "p1", "p2", "p3") if Shard(1, 2).holds(Problem(id=key, prompt="?"))] == ["p0", "p2"]
+
+
+@pytest.mark.parametrize("text", ["", "1", "0/2", "3/2", "-1/2", "1/0", "a/b", "1/2/3", "1.5/2"])
+def test_a_bad_part_is_refused_with_what_is_allowed(text: str):
+    with pytest.raises(UsageError, match="allowed is I/N, part I of N"):
+        Shard.parse(text)
 
 
 def test_bad_lines_are_named_and_the_others_go_on(tool: Tool, saved_model: Path, tmp_path: Path):

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from led_agent.errors import UsageError
 from led_agent.events import Event
+from led_agent.journal import Journal
 from led_agent.protocols import BranchDone, BranchProgress
-from led_agent.search import Search, as_problem, solve, solve_many
+from led_agent.search import Search, _Noted, as_problem, solve, solve_many
 from led_agent.solution import Solution
 from led_agent.strategies import BestOfN, Fallback
 from led_agent.testing import ScriptedDecoder
@@ -1065,6 +1070,115 @@ def test_problems_are_taken_from_a_generator_only_as_there_is_room() -> None:
         assert [next(running).problem.key for _ in range(10)] == [f"p{k}" for k in range(10)]
         assert len(taken) <= 10 + 2 * 4
         running.close()  # type: ignore[attr-defined]
+
+
+def test_no_more_is_begun_while_many_wait_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first problem is let go when the loop sees that it is crowded, and not before: were it never crowded, the
+    first would have no verdict, and were it crowded for ever, there would be no end."""
+    monkeypatch.setattr("led_agent.search._HELD_BACK", 4)
+    crowded, most, begun_then = threading.Event(), 0, 0
+    begun: list[str] = []
+    ask = _Noted.crowded
+
+    def asked(noted: _Noted) -> bool:
+        nonlocal most, begun_then
+        most = max(most, len(noted.held))
+        if ask(noted) and not crowded.is_set():
+            begun_then = len(begun)
+            crowded.set()
+        return ask(noted)
+
+    def verifier(problem: Problem, branch: Branch) -> bool:
+        return problem.key != "p0" or waited(crowded)
+
+    monkeypatch.setattr(_Noted, "crowded", asked)
+    problems = (begun.append(f"p{k}") or Problem(prompt="q", id=f"p{k}") for k in range(60))
+    search = Search(decoder=ScriptedDecoder([RIGHT], slots=2), strategy=BestOfN(1), verifiers=[verifier], budget=SAFETY)
+    with search:
+        solutions = list(search.solve_many(problems))
+    assert [solution.problem.key for solution in solutions] == [f"p{k}" for k in range(60)]
+    assert all(solution.verified for solution in solutions)
+    assert begun_then <= 1 + 5 + 4  # the first, those held back, and what may be on beside them
+    assert most <= 5 + 4
+
+
+def test_what_a_journal_holds_finished_is_given_back_before_more_is_taken(tmp_path: Path) -> None:
+    problems = [Problem(prompt="q", id=f"p{k}") for k in range(30)]
+    with Journal(tmp_path / "run.jsonl") as journal:
+        options: dict[str, Any] = {"strategy": BestOfN(1), "journal": journal, "budget": SAFETY}
+        list(solve_many(problems, decoder=ScriptedDecoder([WRONG]), **options))
+        taken: list[Problem] = []
+        with Search(decoder=ScriptedDecoder([WRONG]), **options) as search:
+            again = search.solve_many((taken.append(p) or p for p in problems), ordered=False)
+            for number, solution in enumerate(again, 1):
+                assert solution.problem.key == f"p{number - 1}"
+                assert len(taken) == number
+
+
+def test_a_stop_between_two_that_are_finished_already_begins_no_more(tmp_path: Path) -> None:
+    problems = [Problem(prompt="q", id=f"p{k}") for k in range(9)]
+    with Journal(tmp_path / "run.jsonl") as journal:
+        options: dict[str, Any] = {"strategy": BestOfN(1), "journal": journal, "budget": SAFETY}
+        list(solve_many(problems[:3], decoder=ScriptedDecoder([WRONG]), **options))
+        decoder = ScriptedDecoder([WRONG])
+        with Search(decoder=decoder, **options) as search:
+            running = search.solve_many(problems)
+            next(running)
+            search.stop()
+            assert [solution.problem.key for solution in running] == []
+        assert decoder.requests == []
+
+
+@contextlib.contextmanager
+def without_collection() -> Iterator[None]:
+    """What is freed here is freed because nothing leads to it, at once."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("strategy", [BestOfN(3, stop_at_first=False), Fallback(BestOfN(2))], ids=["best", "fallback"])
+def test_what_has_ended_and_been_given_back_is_held_by_nothing(tmp_path: Path, strategy: Any, ordered: bool) -> None:
+    """Neither loop, journal and verifiers nor a knot of their own keep trees alive, while the search is still open."""
+    before = set(threading.enumerate())
+    refs: list[weakref.ref[Any]] = []
+    problems = [Problem(prompt="What is 6 x 7?", id=f"p{k}") for k in range(12)]
+    script = right_at("2")
+    with without_collection(), Journal(tmp_path / "run.jsonl") as journal:
+        search = Search(
+            decoder=ScriptedDecoder(lambda request: script(request) if request.seed % 2 else WRONG),
+            strategy=strategy,
+            verifiers=[says_42, says_42],
+            journal=journal,
+            observer=lambda tree, event: None,
+            budget=SAFETY,
+        )
+        for solution in search.solve_many(problems, ordered=ordered):
+            refs += [weakref.ref(solution.tree), weakref.ref(solution.tree._graph)]
+            del solution
+        search._pool.close()  # so that its threads end: one that is about to rest may still hold its last job
+        for thread in set(threading.enumerate()) - before:
+            thread.join(30)
+        assert len(refs) == 2 * 12
+        assert [ref() for ref in refs] == [None] * 24
+        for solution in search.solve_many(problems, ordered=ordered):  # as the journal has them
+            refs += [weakref.ref(solution.tree), weakref.ref(solution.tree._graph)]
+            del solution
+        assert [ref() for ref in refs] == [None] * 48
+
+
+def test_trees_do_not_pile_up_while_a_search_goes_on() -> None:
+    refs: list[weakref.ref[Tree]] = []
+    with without_collection(), Search(decoder=ScriptedDecoder([WRONG]), strategy=BestOfN(2), verifiers=[]) as search:
+        for solution in search.solve_many([Problem(prompt="q", id=f"p{k}") for k in range(100)], ordered=False):
+            refs.append(weakref.ref(solution.tree))
+            del solution
+            assert sum(ref() is not None for ref in refs) <= 1
+    assert len(refs) == 100
 
 
 def test_each_problem_has_a_budget_of_its_own() -> None:

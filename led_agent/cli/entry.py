@@ -18,6 +18,7 @@ from led_agent.cli.measure import bench, diagnose
 from led_agent.cli.models import models
 from led_agent.cli.show import show
 from led_agent.cli.solve import run, solve
+from led_agent.cli.top import top
 from led_agent.cli.verify import verify
 from led_agent.errors import LedError, MachineError
 
@@ -38,6 +39,7 @@ _COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("show", show),
     ("diagnose", diagnose),
     ("bench", bench),
+    ("top", top),
     ("models", models),
     ("doctor", doctor),
 )

@@ -11,6 +11,8 @@ __all__ = [
     "AsJson",
     "BudgetSeconds",
     "BudgetTokens",
+    "ClusterName",
+    "ClusterWait",
     "Count",
     "Debug",
     "DecodingName",
@@ -21,6 +23,7 @@ __all__ = [
     "Model",
     "Quiet",
     "Seed",
+    "ShardOf",
     "Slots",
     "Stop",
     "StrategyName",
@@ -56,6 +59,16 @@ DecodingName = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
+ShardOf = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Only part I of N of the problems, chosen by their ids, so that N drivers share a file, each with an "
+        "--out of its own. Of what --limit leaves.",
+        show_default="all",
+    ),
+]
 MaxTokens = Annotated[int, typer.Option(min=1, help="New tokens a branch, at most.")]
 Tries = Annotated[
     int | None,
@@ -82,6 +95,22 @@ VerifierNames = Annotated[
 ]
 BudgetTokens = Annotated[int | None, typer.Option(min=1, help="Generated tokens a problem, at most.")]
 BudgetSeconds = Annotated[float | None, typer.Option(help="Seconds a problem, at most.")]
+ClusterName = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="WHERE",
+        help="Decode on a Ray cluster: local (a private one on this machine), auto (the one that this machine belongs "
+        "to), ray://host:port, host:port, or how many decoders. --slots is then each decoder's.",
+        show_default="in this process",
+    ),
+]
+ClusterWait = Annotated[
+    float | None,
+    typer.Option(
+        min=0, metavar="SECONDS", help="Wait so long for nodes that an autoscaler has to start first.", show_default="0"
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Slots = Annotated[int, typer.Option(min=1, help="Branches that grow at a time.")]

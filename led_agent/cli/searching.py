@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from led_agent.cluster.plan import Cluster, as_cluster
 from led_agent.errors import UsageError, explain
 from led_agent.journal import Journal
 from led_agent.models import default_model
@@ -43,14 +44,26 @@ class SearchSettings:
     slots: int
     verifier: tuple[str, ...] = ()
     strategy_text: str | None = None
+    cluster: str | None = None
+    cluster_wait: float | None = None
 
     def __post_init__(self) -> None:
         _ = self.named, self.strategy  # now, so that a bad name is refused before anything is made
+        _ = self.where
 
     @cached_property
     def named(self) -> list[Verifier]:
         """The verifiers that were asked for by name."""
         return [parse_verifier(name) for name in self.verifier]
+
+    @cached_property
+    def where(self) -> Cluster | None:
+        """The cluster to decode on."""
+        if self.cluster is None:
+            if self.cluster_wait is not None:
+                raise UsageError("--cluster-wait is for a search on a cluster; give --cluster, too")
+            return None
+        return as_cluster(self.cluster, wait=self.cluster_wait)
 
     @property
     def parsed_decoding(self) -> Decoding | None:
@@ -104,6 +117,7 @@ class SearchSettings:
             device=self.device,
             dtype=self.dtype,
             slots=self.slots,
+            cluster=self.where,
             journal=journal,
             observer=observer,
         )

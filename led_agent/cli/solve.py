@@ -19,6 +19,8 @@ from led_agent.cli.options import (
     AsJson,
     BudgetSeconds,
     BudgetTokens,
+    ClusterName,
+    ClusterWait,
     Count,
     Debug,
     DecodingName,
@@ -29,6 +31,7 @@ from led_agent.cli.options import (
     Model,
     Quiet,
     Seed,
+    ShardOf,
     Slots,
     Stop,
     StrategyName,
@@ -39,7 +42,7 @@ from led_agent.cli.searching import SearchSettings
 from led_agent.errors import UsageError, explain
 from led_agent.journal import Journal
 from led_agent.models import default_model
-from led_agent.problems import read_problems
+from led_agent.problems import Shard, read_problems
 from led_agent.runs import RunFolder
 from led_agent.search import Search
 from led_agent.solution import Solution
@@ -71,6 +74,8 @@ def solve(
     device: Device = "auto",
     dtype: Dtype = "auto",
     slots: Slots = 16,
+    cluster: ClusterName = None,
+    cluster_wait: ClusterWait = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -78,7 +83,7 @@ def solve(
     """Solve one problem and show how."""
     settings = SearchSettings(
         model, n, decoding, seed, max_tokens, tries, all_branches, tuple(stop or ()), pattern,
-        budget_tokens, budget_seconds, device, dtype, slots, tuple(verifier or ()), strategy,
+        budget_tokens, budget_seconds, device, dtype, slots, tuple(verifier or ()), strategy, cluster, cluster_wait,
     )  # fmt: skip
     asked = _problem(sys.stdin.read() if problem == "-" else problem, answer)
     with _journal(save, asked) as journal:
@@ -93,6 +98,7 @@ def run(
     ],
     out: Annotated[Path, typer.Option(help="The folder to keep the run in; a run that is there is resumed.")],
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many problems.")] = None,
+    shard: ShardOf = None,
     model: Model = None,
     strategy: StrategyName = None,
     n: Count = None,
@@ -109,6 +115,8 @@ def run(
     device: Device = "auto",
     dtype: Dtype = "auto",
     slots: Slots = 16,
+    cluster: ClusterName = None,
+    cluster_wait: ClusterWait = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -120,15 +128,18 @@ def run(
     """
     settings = SearchSettings(
         model, n, decoding, seed, max_tokens, tries, all_branches, tuple(stop or ()), pattern,
-        budget_tokens, budget_seconds, device, dtype, slots, tuple(verifier or ()), strategy,
+        budget_tokens, budget_seconds, device, dtype, slots, tuple(verifier or ()), strategy, cluster, cluster_wait,
     )  # fmt: skip
+    part = Shard.parse(shard) if shard is not None else None
     asked, bad = read_problems(problems)
     name_bad_lines(problems, bad)
-    asked = asked[:limit]
+    asked = [problem for problem in asked[:limit] if part is None or part.holds(problem)]
     refuse_unfit(model, asked)
-    with RunFolder(out, settings.record()) as folder:
+    # A run that has no parts keeps the settings that it always had, so that it can be resumed by any version.
+    record = settings.record() if part is None else {**settings.record(), "shard": str(part)}
+    with RunFolder(out, record) as folder:
         interrupted = _run_all(settings, asked, folder, as_json=as_json, quiet=quiet)
-        verified = [bool(folder.finished[p.key]["verified"]) for p in asked if p.key in folder.finished]
+        verified = [folder.finished[p.key] for p in asked if p.key in folder.finished]
         if not as_json:
             stdout.print(
                 f"{len(verified)} of {len(asked)} problems finished, {sum(verified)} verified; results in {folder.path}"
@@ -150,10 +161,8 @@ def _journal(path: Path | None, problem: Problem) -> Any:
     if path is None:
         return nullcontext()
     journal = Journal(path)
-    others = [key for key in journal.trees if key != problem.key]
-    kept = journal.trees.get(problem.key)
-    finished = kept is not None and kept.ended is not None and kept.ended.status != "interrupted"
-    if others or finished:
+    others = [key for key in journal if key != problem.key]
+    if others or journal.finished(problem.key):
         journal.close()
         held = "other problems" if others else "a finished run of this problem"
         raise UsageError(f"{path} holds {held}; `led-agent show {path}` prints it; give --save another file")
