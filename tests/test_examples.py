@@ -12,15 +12,18 @@ EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 
 
 def test_there_are_examples():
-    assert {p.stem for p in EXAMPLES} >= {"math_problem", "custom_verifier", "custom_strategy", "countdown"}
+    assert {p.stem for p in EXAMPLES} >= {"math_problem", "custom_verifier", "custom_strategy", "countdown", "cluster"}
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
 def test_an_example_is_short_and_runs(path: Path, saved_model: Path):
     assert len(path.read_text().splitlines()) <= 20
-    model = "countdown" if path.stem == "countdown" else str(saved_model)
+    model = "countdown" if path.stem in ("countdown", "cluster") else str(saved_model)
     done = subprocess.run(
         [sys.executable, "-W", "error::UserWarning", str(path), model], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
+    if path.stem == "cluster":
+        assert "the same tokens in every branch: True" in done.stdout
+        assert done.stdout.count("led-decoder-") == 2
