@@ -33,7 +33,7 @@ from led_agent.types import Branch, DecodeRequest
 __all__ = ["DecoderActor", "Growth", "Loaded", "Message", "Recipe", "Reply", "Status"]
 
 _log = logging.getLogger("led_agent.cluster")
-_PROGRESS = 0.5  # seconds between two replies that tell of growth only
+_PROGRESS = 1.0  # seconds between two replies that tell of growth only
 _PAUSE = 0.015  # between two replies at all: what ends meanwhile goes into the same one
 _LONG_PAUSE = 0.08  # the same while there is work that waits here, so that no slot is free
 

@@ -211,9 +211,7 @@ class Crew:
         self.dispatcher.join(seat.worker, partial(self._order, seat))
         self._poll(seat)
         self._settle()
-        asking, self._asking = self._asking, []
-        for request, future in asking:
-            self.check(request, future)
+        self._ask_again()
 
     def _unlike(self, loaded: Loaded) -> LedError | None:
         """Why this decoder can't take part: a branch must not depend on who grows it."""
@@ -365,6 +363,11 @@ class Crew:
 
             seat.actor.check.remote(request).future().add_done_callback(answered)
 
+    def _ask_again(self) -> None:
+        asking, self._asking = self._asking, []
+        for request, future in asking:
+            self.check(request, future)
+
     def _ask_later(self, seat: Seat, turn: int, request: DecodeRequest, future: Future[None]) -> None:
         if seat.turn == turn and seat.state == "live":
             seat.unreachable = True
@@ -385,6 +388,7 @@ class Crew:
             if seat.turn == turn and seat.state in ("live", "leaving"):
                 self._hand_over(seat, number, orders)
         self._settle()
+        self._ask_again()  # one that could not be reached may be there again
 
     def _look_at(self, seat: Seat, worker: Worker, now: float) -> None:
         silent = now - seat.asked_at - _WAIT
@@ -459,6 +463,9 @@ class Crew:
 
     def close(self) -> None:
         """End all of them."""
+        asking, self._asking = self._asking, []
+        for _, future in asking:
+            future.set_exception(MachineError("the search was closed"))
         for seat in self.seats:
             if seat.state != "closed":
                 self._close(seat)

@@ -25,7 +25,7 @@ from led_agent.cluster.meters import driver_meters
 from led_agent.cluster.plan import Cluster, Node, Plan, plan
 from led_agent.cluster.verifiers import Place, RemoteVerifiers
 from led_agent.confidence import Calibration
-from led_agent.errors import LedError, MachineError, UsageError
+from led_agent.errors import LedError, MachineError, UsageError, raised
 from led_agent.judging import fewest_replicas
 from led_agent.models import is_embedded
 from led_agent.protocols import Sink, Verifier
@@ -155,7 +155,14 @@ class ClusterDecoder:
         if key in self._approved:
             return
         answer: Future[None] = Future()
-        self._dispatcher.post(lambda: self.crew.check(request, answer))
+
+        def ask() -> None:
+            try:
+                self.crew.check(request, answer)
+            except Exception as error:  # noqa: BLE001 - Ray's own, where the connection is lost: nobody may wait for it
+                answer.set_exception(MachineError(raised("the Ray cluster", error)))
+
+        self._dispatcher.post(ask)
         answer.result()
         if len(self._approved) >= _APPROVED:
             self._approved.clear()
@@ -170,7 +177,7 @@ class ClusterDecoder:
     def limit(self, problem: str, tokens: int | None, prefill_tokens: int | None) -> None:
         """Kept by each decoder for itself, and over all of them by what they report. A problem stays on one decoder as
         long as that has a free slot, so that only a problem on several may run its budget over, by what they decode
-        between two reports (0.5 s)."""
+        between two reports (1 s)."""
         self._dispatcher.limit(problem, tokens, prefill_tokens)
 
     def close(self) -> None:

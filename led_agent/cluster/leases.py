@@ -349,8 +349,8 @@ class Leases:
 
     @property
     def waiting(self) -> int:
-        """Requests that nobody has yet."""
-        return sum(lease.waiting for lease in self.open.values())
+        """Requests that nobody has yet; may be asked from any thread."""
+        return sum(lease.waiting for lease in list(self.open.values()))
 
     @property
     def slots(self) -> int:

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ from led_agent.journal import Journal
 from led_agent.protocols import BranchProgress
 from led_agent.solution import Solution
 from led_agent.testing import ScriptedDecoder
-from led_agent.types import Problem
+from led_agent.tree import Tree
+from led_agent.types import Decoding, Problem
 from tests.cluster import decoders
 from tests.cluster.searching import SOON, Grown, Once, branches, grown, puzzles, searching, until
 
@@ -182,6 +183,22 @@ def test_a_stopped_decoder_s_work_is_done_by_the_other(
         assert without_errors(found) == grown(local())
         again = list(search.solve_many(puzzles(3, seed=8)))
     assert len(without_errors(again)) == 12
+
+
+def test_what_is_asked_while_no_decoder_can_be_reached_is_answered_when_one_can(shared: ClusterDecoder) -> None:
+    answers: list[Future[None]] = [Future(), Future()]
+    (good,) = Tree(ASKED[0], decoding=Decoding.plain()).requests(1)
+
+    def ask() -> None:
+        for seat in shared.crew.seats:
+            seat.unreachable = True
+        for request, answer in zip((good, good.model_copy(update={"prompt": "What?"})), answers, strict=True):
+            shared.crew.check(request, answer)
+
+    shared._dispatcher.post(ask)
+    assert answers[0].result(SOON) is None
+    with pytest.raises(UsageError, match="Countdown"):
+        answers[1].result(SOON)
 
 
 @pytest.mark.parametrize("kind", [decoders.Dies, pytest.param(decoders.ShortOfMemory, marks=pytest.mark.slow)])

@@ -26,7 +26,7 @@ CLUSTER = ROOT / "deploy" / "cluster.yaml"
 RAYJOB = ROOT / "deploy" / "rayjob.yaml"
 RAY_SCHEMA = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
 KUBERAY_SCHEMA = json.loads((Path(__file__).parent / "rayjob.schema.json").read_text())
-GONE = object()  # in place of a value: the field is not there
+GONE = "(gone)"  # in place of a value: the field is not there; its name is the same in each process of tests
 HEAD = ("spec", "rayClusterSpec", "headGroupSpec")
 WORKER = ("spec", "rayClusterSpec", "workerGroupSpecs", 0)
 
