@@ -9,6 +9,7 @@ on the machine matters little.
 from __future__ import annotations
 
 import os
+import pickle
 import queue
 import random
 import statistics
@@ -22,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from led_agent import Branch, Decoding, Problem, Search, Tree
-from led_agent.cluster.actor import Growth, Recipe, Reply
+from led_agent.cluster.actor import Growth, Message, Recipe, Reply
 from led_agent.cluster.crew import Crew, Seat
+from led_agent.cluster.decoder import asked_for
 from led_agent.cluster.dispatcher import Dispatcher
 from led_agent.cluster.leases import Leases, Orders, Worker
 from led_agent.cluster.plan import Share
@@ -136,7 +138,8 @@ class Ready:
     def __init__(self, branch: Branch, growths: int, decoders: int = 8, slots: int = 16) -> None:
         self.dispatcher = Dispatcher()
         self.crew = Crew(self.dispatcher, Recipe(None, "cpu", "float32", slots), Share(1.0), "bench", dict)
-        self.branch, self.growths, self.checked = branch, growths, 0
+        self.branch, self.growths = branch, growths
+        self._known: set[tuple[object, ...]] = set()
         self.slots, self.cpu = decoders * slots, 0.0
         self._orders: queue.SimpleQueue[tuple[Seat, Orders] | None] = queue.SimpleQueue()
         self._far = threading.Thread(target=self._answer, daemon=True)
@@ -149,7 +152,12 @@ class Ready:
             self.dispatcher.post(join)
 
     def check(self, request: DecodeRequest) -> None:
-        self.checked += 1
+        self._known.add((request.problem, *asked_for(request)))  # the problems here all read the same
+
+    @property
+    def checked(self) -> int:
+        """How many requests a decoder would have been asked about: each kind once."""
+        return len(self._known)
 
     def submit(self, request: DecodeRequest, sink: Sink) -> None:
         self.dispatcher.submit(request, sink)
@@ -291,16 +299,13 @@ class _Far:
     """A process on the other side, which has its replies ready."""
 
     def __init__(self) -> None:
-        self.reply: Any = None
+        self.reply = b""
 
-    def keep(self, reply: Reply) -> None:
+    def keep(self, reply: bytes) -> None:
         self.reply = reply
 
-    def orders(self, number: int, orders: Orders) -> None:
-        return None
-
-    def poll(self, heard: int, wait: float, driver: dict[str, Any]) -> Any:
-        return self.reply
+    def turn(self, message: bytes) -> bytes:
+        return self.reply if pickle.loads(message).heard is not None else b""
 
 
 def _cpu(act: Callable[[], object], times: int, clock: Callable[[], float] = time.process_time) -> float:
@@ -311,6 +316,10 @@ def _cpu(act: Callable[[], object], times: int, clock: Callable[[], float] = tim
     for _ in range(times):
         act()
     return (clock() - began) / times
+
+
+def _pickled(what: object) -> bytes:
+    return pickle.dumps(what, pickle.HIGHEST_PROTOCOL)
 
 
 def _messages(branches: dict[int, Branch]) -> dict[str, Any]:
@@ -324,11 +333,13 @@ def _messages(branches: dict[int, Branch]) -> dict[str, Any]:
 
     def sent(count: int) -> float:
         orders = Orders(requests=[(request, 1) for request in requests[:count]])
-        return _cpu(lambda: far.orders.remote(1, orders).future().result(), 300)
+        message = Message(orders=(1, orders))
+        return _cpu(lambda: far.turn.remote(_pickled(message)).future().result(), 300)
 
     def heard(reply: Reply, times: int = 300) -> float:
-        ray.get(far.keep.remote(reply))
-        return _cpu(lambda: far.poll.remote(1, 1.0, driver).future().result(), times)
+        ray.get(far.keep.remote(_pickled(reply)))
+        message = Message(heard=1, wait=1.0, driver=driver)
+        return _cpu(lambda: pickle.loads(far.turn.remote(_pickled(message)).future().result()), times)
 
     empty = heard(Reply(1, (), (), 1.0, 1))
     grown = tuple(Growth(("p1", f"n{at}", 1), 100, 80, "x" * 80) for at in range(64))
@@ -362,7 +373,7 @@ def _checks() -> tuple[float, float]:
 
     decoder = ClusterDecoder(Cluster(decoders=1), slots=4)
     requests = Tree("Use 3, 20 and 5 to make 35.", decoding=Decoding.plain(0.8), max_tokens=64).requests(300)
-    left = iter(requests)
+    left = (request.model_copy(update={"max_tokens": at}) for at, request in enumerate(requests, 1))  # none is known
     began = time.perf_counter()
     cpu = _cpu(lambda: decoder.check(next(left)), 290)
     wait = (time.perf_counter() - began) / 295
@@ -371,15 +382,13 @@ def _checks() -> tuple[float, float]:
 
 
 def _bytes(branches: dict[int, Branch]) -> dict[str, Any]:
-    from ray import cloudpickle
-
-    size = lambda what: float(len(cloudpickle.dumps(what)))  # noqa: E731
+    size = lambda what: float(len(_pickled(what)))  # noqa: E731
     request = Tree(Problem(prompt="?" * 200), decoding=_DECODING).requests(1)[0]
     problem = Problem(prompt="?" * 200)
     replies = [(t, size(Reply(1, (), ((("p", "n", 1), b),), 1.0, 1))) for t, b in sorted(branches.items())]
     verdicts = [(t, size(((problem,), (b,)))) for t, b in sorted(branches.items())]
     return {
-        "request_bytes": size(Orders(requests=[(request, 1)])),
+        "request_bytes": size(Message(orders=(1, Orders(requests=[(request, 1)])))),
         "reply_bytes": Line.through(replies),
         "verdict_bytes": Line.through(verdicts),
     }

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What pytest-xdist keeps in one process, with --dist loadgroup: each file, and all files of the cluster together,
     so that one Ray runs at a time and is started once."""

@@ -31,7 +31,7 @@ from led_agent.models import is_embedded
 from led_agent.protocols import Sink, Verifier
 from led_agent.types import DecodeRequest
 
-__all__ = ["ClusterDecoder"]
+__all__ = ["ClusterDecoder", "asked_for"]
 
 _log = logging.getLogger("led_agent.cluster")
 _WAIT = 120.0  # seconds for the first decoder
@@ -151,7 +151,7 @@ class ClusterDecoder:
     def check(self, request: DecodeRequest) -> None:
         """Asked of a decoder, as the tokenizer is there: a few milliseconds. What it approved is not asked again for
         the next branch of the same prompt."""
-        key = _asked_for(request)
+        key = asked_for(request)
         if key in self._approved:
             return
         answer: Future[None] = Future()
@@ -295,11 +295,11 @@ class ClusterDecoder:
             self._hinted = wanted
 
 
-def _asked_for(request: DecodeRequest) -> tuple[object, ...]:
+def asked_for(request: DecodeRequest) -> tuple[object, ...]:
     """All of a request that decides whether a model can do it: of the tokens that it continues, their number."""
     return (
         request.prompt, request.decoding, request.max_tokens, request.stop, request.step, request.max_step_tokens,
-        request.step_tokens, request.exclude, len(request.prefix_ids), request.sibling is None,
+        request.step_tokens, request.exclude, len(request.prefix_ids),
     )  # fmt: skip
 
 
