@@ -251,14 +251,14 @@ def loop_run() -> float:
             stopping=threading.Event(), pool=pool, plant=tree, check=lambda _problem: None,
         )  # fmt: skip
         loop = Loop(means)
-        loop._fill(iter([Problem(id=f"p{at}", prompt="?") for at in range(count)]), True)
+        list(loop._fill(iter([Problem(id=f"p{at}", prompt="?") for at in range(count)]), True))
         run = next(iter(loop.runs.values()))
         loop._receive()
 
         def once() -> None:
             loop.inbox.put((run, BranchProgress("none", 1, "")))
             loop._receive()
-            loop._fill(iter(()), False)
+            list(loop._fill(iter(()), False))
 
         seconds = _cpu(once, 200, time.thread_time)
         pool.close()
