@@ -301,18 +301,18 @@ class Leases:
         self._release(worker)
 
     def gone(self, worker: Worker, why: str, *, died: bool = True) -> None:
-        """It is no more. ``died``: by itself, so that one of the requests that it was growing may be why; else with its
-        machine, or because it was told to."""
+        """It is no more. ``died``: by itself, so that one of the requests that it held may be why, also one that only
+        waited there; else with its machine, or because it was told to."""
         if self.workers.pop(worker.name, None) is None:
             return
-        growing = [lease for lease in list(worker.held.values())[: worker.slots] if self.open.get(lease.key) is lease]
+        held = [lease for lease in list(worker.held.values()) if self.open.get(lease.key) is lease]
         if died:
             self.counts.deaths += 1
-            for lease in growing:
+            for lease in held:
                 lease.deaths += 1
-                lease.alone_deaths += len(growing) == 1
+                lease.alone_deaths += len(held) == 1
                 lease.first_death = lease.first_death or self.counts.deaths
-                if len(growing) == 1 and self._is_to_blame(lease) and lease.holder in (worker, None):
+                if len(held) == 1 and self._is_to_blame(lease) and lease.holder in (worker, None):
                     self._put_aside(lease, why)
         self._take_back(worker)
         self._release(worker)

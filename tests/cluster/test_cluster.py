@@ -221,7 +221,7 @@ def test_a_request_that_kills_its_decoders_is_put_aside_and_all_others_are_answe
 def test_a_decoder_that_never_starts_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     made_of(monkeypatch, decoders.NeverLoads)
     monkeypatch.setattr(crew, "_MOST_PAUSE", 0.1)
-    with searching(cluster=1) as search, pytest.raises(MachineError, match=r"no decoder is left: 6 deaths in a row"):
+    with searching(cluster=1) as search, pytest.raises(MachineError, match=r"no decoder is left: 10 deaths in a row"):
         search.prepare()
 
 
