@@ -300,7 +300,7 @@ def test_a_strategys_request_beyond_the_model_is_the_strategys_fault() -> None:
         ({"seed": 2**63}, "seed is"),
         ({"max_tokens": 0}, "max_tokens is 0"),
         ({"slots": 0}, "slots is 0"),
-        ({"cluster": "auto"}, "cluster='auto'"),
+        ({"cluster": "auto"}, "cluster is 'auto', and a decoder is given"),
         ({"verifiers": [says_42, "math_answer"]}, "'math_answer'"),
         ({"verifiers": says_42}, "verifiers"),
         ({"strategy": "best of n"}, "'best of n'"),
