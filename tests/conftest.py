@@ -1,19 +1,26 @@
-"""Models in folders, as users have them."""
+"""Models in folders, as users have them, and which tests run side by side."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What pytest-xdist keeps in one process, with --dist loadgroup: each file, and all files of the cluster together,
-    so that one Ray runs at a time and is started once."""
-    for item in items:
-        of_cluster = item.path.parent.name == "cluster"
-        item.add_marker(pytest.mark.xdist_group("cluster" if of_cluster else str(item.path)))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """How pytest-xdist shares tests out with --dist loadfile: by file, and all files of the cluster to one process, so
+    that one Ray runs at a time and is started once."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneRay(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "tests/cluster" if nodeid.startswith("tests/cluster/") else super()._split_scope(nodeid)
+
+    return OneRay(config, log)
 
 
 @pytest.fixture(scope="session")
