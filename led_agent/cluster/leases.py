@@ -310,6 +310,8 @@ class Leases:
             self.counts.deaths += 1
             for lease in held:
                 lease.deaths += 1
+                if lease.waiting and lease.deaths == _ALONE_AFTER:  # since the worker was lost from sight
+                    self._alone.append(lease)
                 lease.alone_deaths += len(held) == 1
                 lease.first_death = lease.first_death or self.counts.deaths
                 if len(held) == 1 and self._is_to_blame(lease) and lease.holder in (worker, None):
@@ -331,8 +333,8 @@ class Leases:
         room = _Room(self.workers.values())
         while self._waiting:
             problem, queue = next(iter(self._waiting.items()))
-            while queue and not queue[0].waiting:
-                queue.popleft()  # ended, or held again, meanwhile
+            while queue and (not queue[0].waiting or queue[0].alone):
+                queue.popleft()  # ended, held again, or to be tried alone, meanwhile
             if queue:
                 homes = [self.workers[name] for name in self._homes.get(problem, ()) if name in self.workers]
                 worker = room.best(homes)

@@ -267,6 +267,23 @@ def test_a_request_that_always_kills_is_put_aside_even_where_others_die_too():
     assert deaths == 10
 
 
+def test_a_worker_that_is_lost_from_sight_before_it_is_known_to_be_dead_makes_suspects_all_the_same():
+    world = World()
+    for at in range(4):
+        world.submit("p", f"n{at}")
+    for _ in range(2):
+        machine = world.join(slots=4)
+        world.turn()
+        world.leases.lost_from_sight(machine.worker)
+        world.turn()
+        world.die(machine)
+    machine = world.join(slots=4)
+    world.turn()
+    assert len(machine.waiting) == 1  # alone, and not beside what it may kill
+    world.settle()
+    assert all(len(world.results(*key)) == 1 for key in world.heard)
+
+
 def test_a_node_that_is_lost_is_no_request_s_fault():
     world = World()
     world.submit("p", "n")
