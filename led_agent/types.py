@@ -346,8 +346,9 @@ class Budget(Record):
 
     Attributes:
         tokens: Generated tokens over all branches, rolled back ones included. It may be run over by the tokens of one
-            step, one for each live branch at most. A branch is begun only where it could be paid whole, beside those
-            under way, or where none is.
+            step, one for each live branch at most; where the branches of a problem are on several decoders of a
+            cluster, by what these decode between two reports (1 s). A branch is begun only where it could be paid
+            whole, beside those under way, or where none is.
         prefill_tokens: Prompt tokens computed over all branches, run over by those admitted together at most.
         seconds: Wall-clock time from the problem's first request. Verifiers that compare branches are asked at the
             end, and have 5 s more where there is less left.

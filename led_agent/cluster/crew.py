@@ -17,11 +17,11 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import ray
 from ray.exceptions import ActorUnavailableError
-from ray.util.placement_group import placement_group
+from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from led_agent import __version__
@@ -34,7 +34,7 @@ from led_agent.cluster.plan import Share
 from led_agent.errors import LedError, MachineError, raised
 from led_agent.types import DecodeRequest
 
-__all__ = ["Crew", "decoder_options"]
+__all__ = ["Crew", "placement"]
 
 _log = logging.getLogger("led_agent.cluster")
 _WAIT = 1.0  # seconds that an actor may keep a question for news
@@ -57,6 +57,7 @@ class Seat:
     number: int
     state: Literal["starting", "live", "leaving", "pausing", "given up", "closed"] = "starting"
     actor: Any = None
+    group: Any = None  # of a decoder that takes several devices
     turn: int = 0  # how many actors it has had
     worker: Worker | None = None
     loaded: Loaded | None = None
@@ -154,7 +155,7 @@ class Crew:
         seat.texts = {}
         seat.done_before = self.dispatcher.leases.counts.done
         name = f"led-decoder-{self.run}-{seat.number}-{seat.turn}"
-        options = decoder_options(self.share)
+        seat.group, options = placement(self.share)
         seat.actor = self._actor_class.options(name=name, namespace=NAMESPACE, **options).remote(name)
         self._when(seat, seat.actor.load.remote(self.recipe), self._loaded)
 
@@ -459,6 +460,9 @@ class Crew:
         if seat.actor is not None:
             ray.kill(seat.actor)
             seat.actor = None
+        if seat.group is not None:
+            remove_placement_group(seat.group)
+            seat.group = None
         seat.turn += 1  # what still comes from it is not for this seat any more
 
     def close(self) -> None:
@@ -471,19 +475,20 @@ class Crew:
                 self._close(seat)
 
 
-def decoder_options(share: Share) -> dict[str, Any]:
-    """How Ray is to place a decoder: spread over the nodes; one that needs several accelerators, on one node.
+def placement(share: Share) -> tuple[Any, dict[str, Any]]:
+    """How Ray is to place a decoder: spread over the nodes. One that takes several devices has them on one node, in a
+    placement group of which the actor itself takes the first part; else there is no group.
 
     Restarts and retries are left to the crew: Ray would send a request that kills its actor again and again.
     """
     options: dict[str, Any] = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": _THREADS}
+    cpus, gpus = share.cpus / share.devices, share.gpus / share.devices
+    group, strategy = None, cast(Any, "SPREAD")
     if share.devices > 1:
-        bundles = [{"CPU": share.cpus / share.devices, "GPU": share.gpus / share.devices}] * share.devices
-        group = placement_group([{k: v for k, v in b.items() if v} for b in bundles], strategy="STRICT_PACK")
-        strategy: Any = PlacementGroupSchedulingStrategy(group, placement_group_capture_child_tasks=True)
-    else:
-        strategy = "SPREAD"
-    return {**options, "num_cpus": share.cpus, "num_gpus": share.gpus, "scheduling_strategy": strategy}
+        part = {name: value for name, value in (("CPU", cpus), ("GPU", gpus)) if value}
+        group = placement_group([part] * share.devices, strategy="STRICT_PACK")
+        strategy = PlacementGroupSchedulingStrategy(group, 0, placement_group_capture_child_tasks=True)
+    return group, {**options, "num_cpus": cpus, "num_gpus": gpus, "scheduling_strategy": strategy}
 
 
 def cause_of(error: BaseException) -> str:

@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.util import get_node_ip_address
+import ray
+from ray.util import get_node_ip_address, placement_group_table, remove_placement_group
 
 import led_agent
 from led_agent import Budget, Search
 from led_agent.cluster import crew
 from led_agent.cluster.actor import DecoderActor, Status
 from led_agent.cluster.decoder import ClusterDecoder
-from led_agent.cluster.plan import Cluster
+from led_agent.cluster.plan import Cluster, Share
 from led_agent.cluster.watch import look
 from led_agent.errors import MachineError, ModelError, UsageError
 from led_agent.journal import Journal
@@ -125,6 +126,21 @@ def test_more_and_fewer_decoders_while_it_runs(shared: ClusterDecoder, local: Ca
             search.scale(0)
         with pytest.raises(UsageError, match="room"):
             search.scale(5)  # of one processor each, of four
+
+
+def test_a_decoder_of_several_devices_has_them_on_one_node() -> None:
+    """Nothing makes one yet: the placement is there for a model that is split over several GPUs."""
+    group, options = crew.placement(Share(cpus=1.0, devices=2))
+    try:
+        actor: Any = ray.remote(DecoderActor).options(**options).remote("split")
+        assert ray.get(actor.status.remote(), timeout=SOON) is None  # it runs, and has loaded nothing
+        table = placement_group_table(group)
+        assert (table["strategy"], len(table["bundles"]), len(set(table["bundles_to_node_id"].values()))) == (
+            "STRICT_PACK", 2, 1,
+        )  # fmt: skip
+        ray.kill(actor)
+    finally:
+        remove_placement_group(group)
 
 
 def test_a_search_in_one_process_can_not_be_scaled() -> None:

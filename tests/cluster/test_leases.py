@@ -214,16 +214,24 @@ def test_a_request_that_kills_its_workers_is_put_aside_and_the_others_finish():
     assert all(world.results("p", name)[0].finish == "eos" for name in names if name != "n3")
 
 
-def test_a_request_that_is_alone_from_the_first_is_put_aside_after_three_deaths():
-    world = World()
-    world.submit("p", "n")
-    deaths = 0
-    while world.leases.open:
+def killed(world: World, times: int, *, others: bool = False) -> int:
+    """Let each worker that gets the only request die, so often at most; with ``others``, an idle one after each. How
+    often it was before nothing was open."""
+    for deaths in range(times):
+        if not world.leases.open:
+            return deaths
         machine = world.join(slots=1)
         world.turn()
         world.die(machine)
-        deaths += 1
-    assert deaths == 3
+        if others:
+            world.die(world.join(slots=1))
+    return times
+
+
+def test_a_request_that_is_alone_from_the_first_is_put_aside_after_three_deaths():
+    world = World()
+    world.submit("p", "n")
+    assert killed(world, 20) == 3
 
 
 def test_innocent_requests_outlive_any_number_of_deaths_beside_a_busy_worker():
@@ -244,11 +252,7 @@ def test_where_workers_die_without_it_as_well_a_request_may_see_more_deaths():
     """Somebody kills workers at random: what grew alone in three of them is not to blame for that."""
     world = World()
     world.submit("p", "n")
-    for _ in range(5):
-        machine = world.join(slots=1)
-        world.turn()
-        world.die(machine)
-        world.die(world.join(slots=1))  # an idle one
+    assert killed(world, 5, others=True) == 5
     world.join(slots=1)
     world.settle()
     assert world.results("p", "n")[0].finish == "eos"
@@ -257,14 +261,7 @@ def test_where_workers_die_without_it_as_well_a_request_may_see_more_deaths():
 def test_a_request_that_always_kills_is_put_aside_even_where_others_die_too():
     world = World()
     world.submit("p", "n")
-    deaths = 0
-    while world.leases.open:
-        machine = world.join(slots=1)
-        world.turn()
-        world.die(machine)
-        world.die(world.join(slots=1))
-        deaths += 1
-    assert deaths == 10
+    assert killed(world, 20, others=True) == 10
 
 
 def test_a_worker_that_is_lost_from_sight_before_it_is_known_to_be_dead_makes_suspects_all_the_same():
