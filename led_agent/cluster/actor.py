@@ -294,8 +294,6 @@ class DecoderActor:
             self._decoder.cancel(problem, [_named(name, attempt)])
         for request, attempt in orders.requests:
             key = (request.problem, request.id, attempt)
-            if key in self._open:
-                continue
             self._open[key] = _Open()
             _log.debug("%s: %s trace %s", self.name, label(key), request.trace)
             # A later attempt at a branch may meet an earlier one that is still being ended.

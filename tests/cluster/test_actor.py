@@ -177,17 +177,6 @@ def test_orders_are_carried_out_once_and_in_their_order(loaded: DecoderActor) ->
     driver.until_done(5)  # had one been carried out twice, it would have ended before this
 
 
-def test_a_request_that_grows_already_is_not_begun_again(loaded: DecoderActor) -> None:
-    (asked,) = requests(1)
-    loaded.orders(0, new(asked))
-    loaded.orders(1, new(asked))
-    loaded.orders(2, Orders(cancelled=[key(asked)]))
-    driver = Driver(loaded)
-    driver.until_done(1)
-    loaded.orders(3, new(*requests(1, tokens=SHORT, puzzle="Use 2, 3 and 5 to make 30.")))
-    driver.until_done(2)
-
-
 def test_a_second_attempt_grows_beside_a_first_that_is_being_ended(
     loaded: DecoderActor, alone: Callable[..., object]
 ) -> None:
