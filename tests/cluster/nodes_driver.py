@@ -37,6 +37,7 @@ def play(cluster: RayCluster, first: Any, local: Any) -> dict[str, Any]:
     with searching(cluster=cluster.address, observer=Once(leave)) as search:
         search.prepare()
         both = until(lambda: len(look().decoders) == 2)
+        earlier = {status.name for status in look().decoders}
         found = list(search.solve_many(ASKED))
         replaced = until(lambda: len(look().decoders) == 2)
         again = list(search.solve_many(puzzles(6, seed=11)))  # the new node's decoder has work to take
@@ -51,7 +52,7 @@ def play(cluster: RayCluster, first: Any, local: Any) -> dict[str, Any]:
         "problems": [solution.problem.key for solution in found],
         "errors": [branch.error for _, branch in everything if branch.error],
         "attempts": max(branch.attempts for _, branch in everything),
-        "decoders": len({branch.decoder for _, branch in everything}),
+        "newcomers": len({branch.decoder for _, branch in everything} - earlier),
         "followed": both and replaced and followed,
         "runs": list(runs) == [decoder.run],
         "open": state["open"],

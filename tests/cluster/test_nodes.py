@@ -39,7 +39,7 @@ def test_a_node_leaves_in_mid_run_and_another_one_joins() -> None:
     assert found["problems"] == [f"p{at}" for at in range(8)]
     assert found["errors"] == []
     assert found["attempts"] >= 2, found
-    assert found["decoders"] >= 3, found  # the two nodes', and one that came later
+    assert found["newcomers"] >= 1, found  # a decoder that came later has done some of it
     assert found["followed"]
     assert found["runs"]
     assert (found["open"], found["put_aside"]) == (0, 0)

@@ -40,7 +40,8 @@ LOUD = "def f(x): return x"
 
 @pytest.fixture(scope="module", params=[False, True], ids=["whole", "partial"])
 def verifier(request: pytest.FixtureRequest) -> Iterator[UnitTests]:
-    verifier = unit_tests(workers=1, partial=request.param)
+    # Time is not what these are about, and cores may be short.
+    verifier = unit_tests(workers=1, partial=request.param, timeout=60.0)
     yield verifier
     verifier.close()
 

@@ -33,7 +33,7 @@ GUARD = 60.0  # seconds that nothing here takes
 
 @pytest.fixture(scope="module")
 def verifier() -> Iterator[UnitTests]:
-    verifier = unit_tests(workers=1)
+    verifier = unit_tests(workers=1, timeout=GUARD)  # time is not what these are about, and cores may be short
     yield verifier
     verifier.close()
 
