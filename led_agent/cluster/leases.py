@@ -9,7 +9,8 @@ happens, and says what to send. One thread uses it.
   first, as long as it has a free slot. Another one takes them where it would idle otherwise, and when nothing waits, it
   takes over what waits inside a busy worker.
 - A request that is sent again is another *attempt* at the same branch. Whichever attempt ends first is the result; what
-  comes later changes nothing.
+  comes later changes nothing. Nor does what comes of an earlier request of the same name: a later search over the same
+  workers may use its names again.
 - When a worker dies, what it held is sent again. Which of it killed the worker can't be known, so a request that has
   seen two deaths is next tried *alone*. Three deaths put it aside, two of which it has to have seen alone: one may be
   chance. Where workers die without it as well, its own deaths say less, and as many more are needed, up to ten.
@@ -36,7 +37,7 @@ _ALONE = 2  # of the deaths that it is blamed for it has to have been alone in
 _HOMES = 65_536  # problems of which it is known who has their prompts
 
 Key = tuple[str, str]  # problem, request
-Attempt = tuple[str, str, int]
+Attempt = tuple[str, str, int]  # problem, request, and a number that no other attempt has, of whatever request
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Lease:
     request: DecodeRequest
     sink: Sink
     holder: Worker | None = None
-    attempt: int = 0  # the last that was sent; 0 before the first
+    attempts: list[int] = field(default_factory=list)  # numbers of those that were sent, the last one last
     deaths: int = 0
     alone_deaths: int = 0
     first_death: int = 0  # which of all deaths was the first that it saw
@@ -78,6 +79,11 @@ class Lease:
     @property
     def key(self) -> Key:
         return self.request.problem, self.request.id
+
+    @property
+    def attempt(self) -> int:
+        """The number of the last attempt, 0 before the first."""
+        return self.attempts[-1] if self.attempts else 0
 
     @property
     def alone(self) -> bool:
@@ -199,6 +205,7 @@ class Leases:
         self._homes: OrderedDict[str, dict[str, None]] = OrderedDict()  # problem -> names of workers
         self._limits: dict[str, _Spending] = {}
         self._limit_number = 0
+        self._attempt_number = 0
 
     # --- from the search ---------------------------------------------------------------------------------------
 
@@ -266,12 +273,13 @@ class Leases:
             worker.drop(key)
         if not current and branch.finish in ("cancelled", "error"):
             return
-        if lease is None:
+        if lease is None or attempt[2] not in lease.attempts:
             self.counts.late += 1
             return
         if not current and lease.holder is not None:
             lease.holder.call_off(key)
-        self._end(lease, branch.model_copy(update={"decoder": worker.name, "attempts": attempt[2]}))
+        tried = lease.attempts.index(attempt[2]) + 1
+        self._end(lease, branch.model_copy(update={"decoder": worker.name, "attempts": tried}))
 
     def lost_from_sight(self, worker: Worker) -> None:
         """Not heard of for a while: others get what it holds, and it gets nothing, until it is heard of again."""
@@ -362,7 +370,8 @@ class Leases:
     def _send(self, worker: Worker, lease: Lease) -> None:
         problem = lease.request.problem
         lease.waiting, lease.holder, lease.tokens = False, worker, 0
-        lease.attempt += 1
+        self._attempt_number += 1
+        lease.attempts.append(self._attempt_number)
         worker.hold(lease)
         self.counts.sent += 1
         self._tell_limit(worker, problem)
@@ -544,4 +553,4 @@ def label(attempt: Attempt) -> str:
 
 
 def _unfinished(lease: Lease, finish: Literal["cancelled", "error"], why: str | None = None) -> Branch:
-    return Branch(id=lease.request.id, text="", finish=finish, error=why, attempts=lease.attempt)
+    return Branch(id=lease.request.id, text="", finish=finish, error=why, attempts=len(lease.attempts))

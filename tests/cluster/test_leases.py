@@ -166,7 +166,7 @@ def test_what_has_begun_to_grow_is_not_taken_over():
     for at in range(5):
         world.submit("p", f"n{at}")
     world.turn()
-    world.leases.grown(first.worker, ("p", "n4", 1), 3, "abc")
+    world.leases.grown(first.worker, ("p", "n4", 5), 3, "abc")
     world.join(slots=4)
     world.turn()
     assert len(first.worker.held) == 5
@@ -386,6 +386,32 @@ def test_what_is_cancelled_when_its_worker_dies_is_not_sent_again():
     assert [branch.finish for branch in world.results("p", "n")] == ["cancelled"]
 
 
+def test_what_a_worker_says_of_an_earlier_request_of_the_same_name_is_not_taken_for_the_new_one():
+    """A worker hangs, others do its work, the search ends, the next one uses its names again, and the worker is back."""
+    world = World()
+    slow, quick = world.join(slots=1), world.join(slots=1)
+    world.submit("p", "n")
+    world.turn()
+    old = next(iter(slow.waiting))
+    world.leases.lost_from_sight(slow.worker)
+    world.turn()
+    quick.finish()
+    world.listen(quick)
+    world.submit("p", "n")
+    world.turn()
+    new = next(iter(quick.waiting))
+    assert old != new
+    world.leases.grown(slow.worker, old, 3, "old")
+    world.leases.done(slow.worker, old, Branch(id="n", text="old", finish="eos"))
+    world.leases.seen_again(slow.worker)
+    assert slow.worker.free_slots == 1
+    world.leases.done(quick.worker, new, Branch(id="n", text="new", finish="eos"))
+    world.turn()
+    assert [branch.text for branch in world.results("p", "n")] == ["eos", "new"]
+    assert [branch.attempts for branch in world.results("p", "n")] == [2, 1]
+    assert not [event for event in world.heard["p", "n"] if isinstance(event, BranchProgress)]
+
+
 def test_growth_is_told_by_whoever_holds_the_request_now_and_by_nobody_else():
     world = World()
     machine = world.join(slots=1)
@@ -411,8 +437,8 @@ def test_a_limit_goes_with_the_first_request_to_each_worker_and_is_kept_over_all
     assert [machine.worker.orders.limits for machine in (first, second)] == [[Limit("p", 10, None)]] * 2
     world.turn()
     world.leases.grown(first.worker, ("p", "a", 1), 6, "")
-    world.leases.grown(second.worker, ("p", "b", 1), 4, "")
-    assert (first.worker.orders.cancelled, second.worker.orders.cancelled) == ([("p", "a", 1)], [("p", "b", 1)])
+    world.leases.grown(second.worker, ("p", "b", 2), 4, "")
+    assert (first.worker.orders.cancelled, second.worker.orders.cancelled) == ([("p", "a", 1)], [("p", "b", 2)])
 
 
 def test_a_lifted_limit_is_lifted_where_it_was_told():
