@@ -387,7 +387,7 @@ def test_what_is_cancelled_when_its_worker_dies_is_not_sent_again():
 
 
 def test_what_a_worker_says_of_an_earlier_request_of_the_same_name_is_not_taken_for_the_new_one():
-    """A worker hangs, others do its work, the search ends, the next one uses its names again, and the worker is back."""
+    """It hangs, others do its work, the search ends, the next one uses its names again, and it is back."""
     world = World()
     slow, quick = world.join(slots=1), world.join(slots=1)
     world.submit("p", "n")
