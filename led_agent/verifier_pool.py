@@ -301,7 +301,9 @@ class VerifierPool:
         if crew.idle:
             crew.work.notify()
         elif crew.threads < self.concurrency:
-            crew.threads += _started(self._serve, crew)
+            crew.threads += 1  # before it starts: Ctrl-C may come while it does
+            if not _started(self._serve, crew):
+                crew.threads -= 1
 
     # --- in the threads ----------------------------------------------------------------------------------------
 
@@ -470,7 +472,10 @@ def _started(target: Callable[..., None], *arguments: object) -> bool:
     """Start a thread; False where the system has none to give, and those that there are must do."""
     try:
         threading.Thread(target=target, args=arguments, name="led-verify", daemon=True).start()
-    except RuntimeError:
+    except RuntimeError as error:
+        # Ctrl-C while ``start`` waits for the thread makes ``threading`` release a lock twice, and say that instead.
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
         return False
     return True
 

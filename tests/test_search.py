@@ -1066,8 +1066,8 @@ def test_problems_are_taken_from_a_generator_only_as_there_is_room() -> None:
 
     decoder = ScriptedDecoder([WRONG], slots=4)
     with Search(decoder=decoder, strategy=BestOfN(2), budget=SAFETY) as search:
-        running = search.solve_many(endless())
-        assert [next(running).problem.key for _ in range(10)] == [f"p{k}" for k in range(10)]
+        running = search.solve_many(endless(), ordered=False)  # in order, 256 more may wait for an earlier one
+        assert len({next(running).problem.key for _ in range(10)}) == 10
         assert len(taken) <= 10 + 2 * 4
         running.close()  # type: ignore[attr-defined]
 

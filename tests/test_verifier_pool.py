@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from led_agent.errors import UsageError
+from led_agent.errors import MachineError, UsageError
 from led_agent.judging import judge
 from led_agent.types import Branch, Problem, Verdict
 from led_agent.verifier_pool import VerifierPool, VerifierStats
@@ -542,6 +542,7 @@ def test_a_stuck_verifier_keeps_neither_ctrl_c_nor_the_interpreter_from_its_end(
         from led_agent.strategies import BestOfN
         from led_agent.testing import ScriptedDecoder
 
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore it
         begun = threading.Event()
 
         def stuck(problem, branch):
@@ -559,3 +560,40 @@ def test_a_stuck_verifier_keeps_neither_ctrl_c_nor_the_interpreter_from_its_end(
     root = str(Path(__file__).parents[1])
     done = subprocess.run([sys.executable, str(script)], env={"PYTHONPATH": root}, capture_output=True, timeout=120)
     assert (done.returncode, done.stdout.decode(), done.stderr.decode()) == (0, "interrupted\n", "")
+
+
+def test_ctrl_c_while_a_thread_starts_is_neither_lost_nor_counted_as_a_thread_that_is_missing(
+    monkeypatch: pytest.MonkeyPatch, pool: VerifierPool
+) -> None:
+    """``threading`` makes a RuntimeError of it, as it does of a machine without threads: it releases a lock twice."""
+    start, began = threading.Thread.start, Asked(held=(held := threading.Event()))
+    before = set(threading.enumerate())
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        lock = threading.Lock()
+        with lock:
+            lock.release()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pool.submit([began], PROBLEM, branch("1"))
+    assert waited(began.begun)
+    futures = [pool.submit([Asked(held=held)], PROBLEM, branch(str(at))) for at in range(2, 12)]
+    new = [thread for thread in set(threading.enumerate()) - before if thread.name == "led-verify"]
+    assert len(new) <= pool.concurrency + 1  # and the one with the clock
+    held.set()
+    assert all(future.result(timeout=30)[0].status == "accepted" for future in futures)
+
+
+def test_without_threads_it_says_so(monkeypatch: pytest.MonkeyPatch, pool: VerifierPool) -> None:
+    def none_left(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", none_left)
+        with pytest.raises(MachineError, match="no thread can be started"):
+            pool.submit([Asked()], PROBLEM, branch("1"))
+    assert pool.submit([Asked()], PROBLEM, branch("2")).result(timeout=30)[0].status == "accepted"
