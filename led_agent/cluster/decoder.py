@@ -10,14 +10,14 @@ import math
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
-from ray.autoscaler.sdk import request_resources
-
 from led_agent.cluster.actor import Loaded, Recipe
+from led_agent.cluster.autoscaler import Wish
 from led_agent.cluster.connect import connect, nodes_of
 from led_agent.cluster.crew import Crew
 from led_agent.cluster.dispatcher import Dispatcher
@@ -70,7 +70,8 @@ class ClusterDecoder:
         self._disconnect = connect(cluster)
         self.run = uuid.uuid4().hex[:6]
         self._began = self._looked = time.monotonic()
-        self._hinted = 0
+        self._wish = Wish()
+        self._useful: deque[int] = deque(maxlen=int(_IDLE / _LOOK))  # decoders that there was work for, of late
         self._approved: set[tuple[object, ...]] = set()
         try:
             self.nodes, self.plan = self._room()
@@ -81,7 +82,7 @@ class ClusterDecoder:
             self._meters = driver_meters(self.run, self._dispatcher.leases)
             self._dispatcher.tick, self._dispatcher.last = self._tick, self.crew.ask
         except BaseException:
-            self._disconnect()
+            self._leave()
             raise
         try:
             self._first = self._start(verifiers)
@@ -99,10 +100,8 @@ class ClusterDecoder:
             except UsageError:
                 if time.monotonic() >= deadline:
                     raise
-            if not self._hinted:
-                self._hinted = self._cluster.decoders or 1
-                kind = "GPU" if self._device.startswith("cuda") else "CPU"
-                request_resources(bundles=[{kind: 1.0}] * self._hinted)
+            kind = "GPU" if self._device.startswith("cuda") else "CPU"
+            self._wish.make(self._cluster.decoders or 1, {kind: 1.0})
             time.sleep(1.0)
 
     def _plan(self, nodes: list[Node]) -> Plan:
@@ -188,16 +187,21 @@ class ClusterDecoder:
         def end() -> None:
             try:
                 self.crew.close()
-                if self._hinted:
-                    request_resources(bundles=[])
             except Exception as error:  # noqa: BLE001 - the cluster may be gone by now
-                _log.info("the cluster was left without a word: %s", error)
+                _log.info("decoders were left without a word: %s", error)
             finally:
                 done.set_result(None)
 
         self._dispatcher.post(end)
         done.result()
         self._dispatcher.close()
+        self._leave()
+
+    def _leave(self) -> None:
+        try:
+            self._wish.take_back()
+        except Exception as error:  # noqa: BLE001 - the cluster may be gone by now
+            _log.info("the cluster was left without a word: %s", error)
         self._disconnect()
 
     # --- more or fewer -----------------------------------------------------------------------------------------
@@ -264,13 +268,15 @@ class ClusterDecoder:
         if self._cluster.decoders is not None:
             return
         leases, slots = self._dispatcher.leases, max(1, self.crew.recipe.slots)
-        useful = max(1, math.ceil(len(leases.open) / slots))
+        # The loop asks for a quarter more than there are slots: where that is what is open, there is more to do.
+        useful = max(1, math.ceil(leases.most_open() / slots))
+        self._useful.append(useful)
         room = max(0, self.plan.decoders - self.crew.given_up)
         if useful > self.crew.count and room > self.crew.count:
             self.crew.resize(min(useful, room))
         elif idle := self.crew.idle(_IDLE):
             self.crew.resize(max(1, self.crew.count - idle))
-        self._hint(useful if leases.waiting else 0)
+        self._hint(max(self._useful))
 
     def _changed(self, nodes: list[Node]) -> None:
         before, self.nodes = self.nodes, nodes
@@ -286,13 +292,11 @@ class ClusterDecoder:
             self.crew.resize(max(1, self.plan.decoders - self.crew.given_up))
 
     def _hint(self, decoders: int) -> None:
-        """Tell the autoscaler how many decoders there is work for, where that is more than there is room for."""
-        wanted = decoders if decoders > self.plan.decoders else 0
-        if wanted != self._hinted:
+        """Tell the autoscaler how many decoders there is work for, once that is more than there is room for; from then
+        on also how many it still is, as it would take a node back that nobody has yet begun to use."""
+        if self._wish.decoders or decoders > self.plan.decoders:
             share = self.plan.share
-            bundle = {"CPU": share.cpus, **({"GPU": share.gpus} if share.gpus else {})}
-            request_resources(bundles=[bundle] * wanted)
-            self._hinted = wanted
+            self._wish.make(decoders, {"CPU": share.cpus, **({"GPU": share.gpus} if share.gpus else {})})
 
 
 def asked_for(request: DecodeRequest) -> tuple[object, ...]:

@@ -206,6 +206,7 @@ class Leases:
         self._limits: dict[str, _Spending] = {}
         self._limit_number = 0
         self._attempt_number = 0
+        self._most_open = 0
 
     # --- from the search ---------------------------------------------------------------------------------------
 
@@ -219,6 +220,7 @@ class Leases:
         self.open[lease.key] = lease
         self._of.setdefault(request.problem, {})[lease.key] = lease
         self.counts.submitted += 1
+        self._most_open = max(self._most_open, len(self.open))
         self._enqueue(lease, first=False)
 
     def cancel(self, problem: str, ids: Sequence[str]) -> None:
@@ -361,6 +363,12 @@ class Leases:
     def waiting(self) -> int:
         """Requests that nobody has yet; may be asked from any thread."""
         return sum(lease.waiting for lease in list(self.open.values()))
+
+    def most_open(self) -> int:
+        """How many requests were open at a time since this was last asked: at a single moment some have just ended, and
+        the search is about to send the next."""
+        most, self._most_open = self._most_open, len(self.open)
+        return most
 
     @property
     def slots(self) -> int:

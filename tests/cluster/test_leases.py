@@ -172,6 +172,18 @@ def test_what_has_begun_to_grow_is_not_taken_over():
     assert len(first.worker.held) == 5
 
 
+def test_the_most_that_was_open_at_a_time_is_kept_until_it_is_asked_for():
+    world = World()
+    machine = world.join(slots=4)
+    for at in range(5):
+        world.submit("p", f"n{at}")
+    world.turn()
+    machine.finish()
+    world.listen(machine)
+    assert len(world.leases.open) == 4
+    assert [world.leases.most_open(), world.leases.most_open()] == [5, 4]
+
+
 def test_what_a_dead_worker_held_is_sent_again_first():
     world = World()
     first = world.join(slots=2)

@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.cluster.heads import ROOT, environment, free_port, head
 from tests.cluster.searching import puzzles
 
 HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
 LONG = 400  # seconds; a cluster's nodes take half a minute to start on a busy machine
 pytestmark = pytest.mark.slow
-
-
-def environment() -> dict[str, str]:
-    """Without what this machine says of other Ray clusters."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    paths = [str(ROOT), *filter(None, [kept.get("PYTHONPATH")])]
-    return kept | {"PYTHONPATH": os.pathsep.join(paths), "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
 
 
 def test_a_node_leaves_in_mid_run_and_another_one_joins() -> None:
@@ -48,32 +37,12 @@ def test_a_node_leaves_in_mid_run_and_another_one_joins() -> None:
 # --- ray:// --------------------------------------------------------------------------------------------------------
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def client_address() -> Iterator[str]:
     """A cluster in processes of its own, with a server for clients."""
-    port, client_port = free_port(), free_port()
-    with tempfile.TemporaryDirectory(prefix="led-", dir="/tmp", ignore_cleanup_errors=True) as folder:  # short: sockets
-        command = [
-            *(str(Path(sys.prefix) / "bin" / "ray"), "start", "--head", "--block", f"--port={port}"),
-            *(f"--ray-client-server-port={client_port}", "--num-cpus=2", "--include-dashboard=false"),
-            *(f"--temp-dir={folder}", "--object-store-memory=80000000", "--node-ip-address=127.0.0.1"),
-        ]
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment(), cwd=ROOT,
-            start_new_session=True,
-        ) as head:  # fmt: skip
-            assert head.stdout is not None
-            try:
-                assert any("Ray runtime started" in line for line in head.stdout)
-                yield f"ray://127.0.0.1:{client_port}"
-            finally:
-                os.killpg(head.pid, signal.SIGTERM)
-                head.stdout.read()
+    client_port = free_port()
+    with head(free_port(), f"--ray-client-server-port={client_port}", "--num-cpus=2", "--node-ip-address=127.0.0.1"):
+        yield f"ray://127.0.0.1:{client_port}"
 
 
 def results(command: list[str], folder: Path) -> dict[str, Any]:
