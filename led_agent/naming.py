@@ -163,7 +163,8 @@ def load_own(text: str, kind: str, unknown: Callable[[str], str]) -> Any:
 
 def own_modules() -> list[types.ModuleType]:
     """The modules that ``load_own`` made of files. No other process can import them by their names."""
-    return [module for name, module in list(sys.modules.items()) if name.startswith(_FROM_FILE)]
+    names = [name for name in list(sys.modules) if name.startswith(_FROM_FILE)]  # other threads import meanwhile
+    return [module for name in names if (module := sys.modules.get(name)) is not None]
 
 
 def _from_module(name: str, kind: str, unknown: Callable[[str], str]) -> types.ModuleType:

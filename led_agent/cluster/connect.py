@@ -21,9 +21,11 @@ from led_agent.errors import LedError, MachineError, raised
 
 __all__ = ["NAMESPACE", "connect", "nodes_of"]
 
+_log = logging.getLogger("led_agent.cluster")
 NAMESPACE = "led_agent"
 _PROBE = 5.0  # seconds in which an address must take a connection
 _SECONDS = 60.0  # in which a cluster that answers at all must have let this process in
+_TRIES = 3  # at a Ray Client server that answers and then fails
 _HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)  # the preface, and empty settings
 _STORE = 200 << 20  # bytes; results are small and travel without it
 
@@ -102,7 +104,22 @@ def _start_local() -> None:
 
 
 def _join(address: str, failed: str) -> None:
-    """``ray.init``, which may wait for ever for one that takes a connection and says nothing."""
+    """``ray.init``, once more where a Ray Client server doesn't get a process for this client going.
+
+    In Ray 2.60 that forks while other threads talk, and the new process died at its birth in 3 of 14 tries.
+    """
+    for left in reversed(range(_TRIES)):
+        problem = _init(address, failed)
+        if problem is None:
+            return
+        if not (left and address.startswith("ray://") and isinstance(problem, ConnectionAbortedError)):
+            raise _told(problem, address, failed) from problem
+        _log.warning("%s; trying again", _told(problem, address, f"the Ray Client server at {address} failed"))
+        ray.shutdown()
+
+
+def _init(address: str, failed: str) -> BaseException | None:
+    """What ``ray.init`` raises. It may wait for ever for one that takes a connection and says nothing."""
     problem: list[BaseException] = []
 
     def init() -> None:
@@ -120,8 +137,7 @@ def _join(address: str, failed: str) -> None:
             f"{failed}: somebody is there, and has not let this process in within {_SECONDS:g} s; does the cluster ask "
             "for a token (RAY_AUTH_MODE=token here, too), or run another version of Ray?"
         )
-    if problem:
-        raise _told(problem[0], address, failed) from problem[0]
+    return problem[0] if problem else None
 
 
 def _told(error: BaseException, address: str, failed: str) -> LedError:
@@ -133,7 +149,14 @@ def _told(error: BaseException, address: str, failed: str) -> LedError:
         )
     if isinstance(error, ImportError) and address.startswith("ray://"):
         return MachineError(f"{address} needs Ray's client: pip install 'led-agent[cluster]' ({text.splitlines()[0]})")
+    if isinstance(error, ConnectionAbortedError):  # a whole traceback of the server's, whose last line is the reason
+        return MachineError(f"{failed} ({type(error).__name__}: {' … '.join(_ends(text))})")
     return MachineError(f"{failed} ({raised('Ray', error)})")
+
+
+def _ends(text: str) -> list[str]:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return list(dict.fromkeys([*lines[:1], *lines[-1:]]))
 
 
 def _probe(address: str) -> None:
