@@ -26,7 +26,7 @@ RunStatus = Literal["verified", "exhausted", "budget", "interrupted", "failed"]
 
 class Started(Record):
     """A search began on a problem, with these defaults for its requests. ``follow_up``: whether the model can be asked
-    about what it has said, as a chat."""
+    about what it has said, as a chat. ``model``: its alias, folder or hub id; empty where it isn't known."""
 
     event: Literal["started"] = "started"
     problem: Problem
@@ -35,6 +35,7 @@ class Started(Record):
     max_tokens: int = Field(default=512, ge=1)
     stop: tuple[str, ...] = ()
     follow_up: bool = True
+    model: str = ""
 
 
 class Requested(Record):

@@ -23,6 +23,7 @@ from led_agent.types import Branch, DecodeRequest, Message, Problem
 
 if TYPE_CHECKING:
     from led_agent.engine import BranchEvent, Engine, EngineRequest
+    from led_agent.engine.tokens import Tokens
 
 __all__ = ["LocalDecoder"]
 
@@ -121,7 +122,14 @@ class LocalDecoder:
     @property
     def follows_up(self) -> bool:
         """Whether the model can be asked about what it has said: it has a chat template, and knows more than a game."""
-        return not self._embedded and getattr(self.engine.parts.tokenizer, "chat_template", None) is not None
+        return not self._embedded and self.tokens.chats
+
+    @property
+    def tokens(self) -> Tokens:
+        """Between the model's text and its tokens."""
+        from led_agent.engine.tokens import Tokens
+
+        return Tokens(self.engine.parts.tokenizer)
 
     def check(self, request: DecodeRequest) -> None:
         self.engine.check(self._translate(request))
@@ -161,25 +169,11 @@ class LocalDecoder:
         return list(found)
 
     def _render(self, prompt: str | Sequence[Message]) -> list[int]:
-        tokenizer = self.engine.parts.tokenizer
-        if tokenizer is None:
-            raise UsageError("this engine has no tokenizer; a search needs one")
         if self._embedded:
             refusal = embedded_refusal(Problem(prompt=prompt).text)
             if refusal is not None:
                 raise UsageError(refusal)
-        if getattr(tokenizer, "chat_template", None) is None:
-            if not isinstance(prompt, str):
-                raise UsageError("this model has no chat template, so it takes a plain prompt, not chat messages")
-            return [int(t) for t in tokenizer.encode(prompt)]
-        messages = (
-            [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [m.model_dump() for m in prompt]
-        )
-        try:
-            text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except Exception as error:  # a template is the model's own code
-            raise UsageError(f"the model's chat template refuses these messages: {error}") from error
-        return [int(t) for t in tokenizer.encode(text, add_special_tokens=False)]
+        return self.tokens.render(prompt)
 
     # --- the engine's thread -----------------------------------------------------------------------------------
 

@@ -117,7 +117,7 @@ def trimmed(parts: Sequence[Branch], below: Sequence[DecodeRequest | None]) -> l
         if keep is None or keep >= len(part.token_ids):
             cut.append(part)
             continue
-        names = ("token_ids", "logprobs", "final_logprobs", "entropies", "explored")
+        names = ("token_ids", "logprobs", "final_logprobs", "entropies", "explored", "noise_scales")
         kept: dict[str, Any] = {name: getattr(part, name)[:keep] for name in names}
         rollbacks = tuple(r for r in part.rollbacks if r.at <= keep)
         cut.append(part.model_copy(update={**kept, "text": after.kept_text, "rollbacks": rollbacks}))

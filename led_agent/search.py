@@ -19,7 +19,7 @@ from led_agent.events import Ended
 from led_agent.journal import Journal
 from led_agent.judging import batch_limit, refuse
 from led_agent.loop import Loop, Means, Observer
-from led_agent.models import EMBEDDED_EXAMPLE, embedded_refusal, is_embedded
+from led_agent.models import EMBEDDED_EXAMPLE, default_model, embedded_refusal, is_embedded
 from led_agent.problems import Asked, as_problem
 from led_agent.protocols import Decoder, Strategy, Verifier
 from led_agent.solution import Solution
@@ -302,11 +302,14 @@ class Search:
             max_tokens=self.max_tokens,
             stop=self.stop_strings,
             follow_up=bool(getattr(self.decoder, "follows_up", True)),
+            model=self.model or (default_model() if self._own_decoder else ""),
         )
 
     def _check_resumable(self, kept: Tree, problem: Problem) -> None:
         fresh = self._fresh_tree(problem)
         old, new = (tree.started.model_dump(mode="json") for tree in (kept, fresh))  # JSON made lists of tuples
+        if not (kept.started.model and fresh.started.model):
+            old["model"] = new["model"]  # a journal from before it was noted, or a decoder that was given
         differing = [name for name in old if old[name] != new[name]]
         if differing:
             raise UsageError(

@@ -47,11 +47,18 @@ class Tree:
         max_tokens: int = 512,
         stop: Sequence[str] = (),
         follow_up: bool = True,
+        model: str = "",
     ) -> None:
         asked = Problem(prompt=problem) if isinstance(problem, str) else problem
         chosen = decoding if decoding is not None else Decoding.led("paper")
         self.started = Started(
-            problem=asked, decoding=chosen, seed=seed, max_tokens=max_tokens, stop=_strings(stop), follow_up=follow_up
+            problem=asked,
+            decoding=chosen,
+            seed=seed,
+            max_tokens=max_tokens,
+            stop=_strings(stop),
+            follow_up=follow_up,
+            model=model,
         )
         self.ended: Ended | None = None
         self._part = ""
@@ -168,6 +175,8 @@ class Tree:
         parts = trimmed(parts, [self._request(name) for name in run[1:]])
         sequences = ("token_ids", "logprobs", "final_logprobs", "entropies", "explored")
         merged = {name: tuple(x for part in parts for x in getattr(part, name)) for name in sequences}
+        if any(part.noise_scales for part in parts):  # a part without noise has none of it at each of its tokens
+            merged["noise_scales"] = tuple(x for p in parts for x in p.noise_scales or (0.0,) * len(p.token_ids))
         merged["rollbacks"] = tuple(r for part in parts for r in part.rollbacks)
         total = {name: sum(getattr(p, name) for p in parts) for name in ("prefill_tokens", "discarded", "seconds")}
         return parts[-1].model_copy(update={"text": "".join(p.text for p in parts), **merged, **total})
@@ -430,6 +439,7 @@ class Tree:
             max_tokens=started.max_tokens,
             stop=started.stop,
             follow_up=started.follow_up,
+            model=started.model,
         )
 
     def _shown(self, name: str) -> bool:

@@ -232,6 +232,8 @@ class Branch(Record):
         final_logprobs: The same under the model's unperturbed final posterior at temperature 1.
         entropies: Entropy (nat) of that final posterior at each position.
         explored: Whether each token was drawn from a shallower posterior.
+        noise_scales: The scale σ of the latent noise that each token was decoded with, as the controller had it then;
+            empty for a branch without noise.
         span: Where exploration was on: what "auto" came to for this model.
         rollbacks: Where the quality guard turned it back.
         discarded: Tokens that were computed and rolled back; not in ``token_ids``, but spent.
@@ -251,6 +253,7 @@ class Branch(Record):
     final_logprobs: tuple[float, ...] = ()
     entropies: tuple[float, ...] = ()
     explored: tuple[bool, ...] = ()
+    noise_scales: tuple[float, ...] = ()
     span: Literal["think", "all", "none"] = "none"
     rollbacks: tuple[Rollback, ...] = ()
     discarded: int = 0

@@ -54,7 +54,8 @@ def row_multiple(device: torch.device) -> int:
 class Chosen:
     """A step's outcome, one entry a row: int64 tokens; float32 log-probabilities (nat) under the law drawn from and
     under the final posterior; float32 entropies (nat) and top probabilities of the latter; whether the token was
-    drawn from a shallower posterior; whether all logits were finite."""
+    drawn from a shallower posterior; whether all logits were finite; and float32 the scale of the noise that the step
+    was taken with, None where no row has any."""
 
     token: Tensor
     logprob: Tensor
@@ -63,6 +64,7 @@ class Chosen:
     top: Tensor
     explored: Tensor
     sound: Tensor
+    noise: Tensor | None = None
 
 
 @dataclass

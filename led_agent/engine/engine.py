@@ -474,6 +474,7 @@ class Engine:
             chosen.entropy.tolist(),
             chosen.explored.tolist(),
             chosen.sound.tolist(),
+            chosen.noise.tolist() if chosen.noise is not None else [0.0] * len(chosen.token),
             strict=True,
         )
         ended: dict[str, tuple[Finish, str | None]] = {}
@@ -497,6 +498,7 @@ class Engine:
         entropy: float,
         explored: bool,
         sound: bool,
+        noise: float,
     ) -> tuple[Finish | None, str | None]:
         """Append a token, and let the guard look at the branch; how the branch has ended, if it has."""
         if not sound:
@@ -520,6 +522,8 @@ class Engine:
         growing.final_logprobs.append(final)
         growing.entropies.append(entropy)
         growing.explored.append(explored)
+        if growing.noisy:
+            growing.noise_scales.append(noise)
         finish, fresh = self._ends(growing, token)
         if growing.reads_boundaries and self._follow_steps(row, growing, fresh, ending=finish is not None):
             return None, None  # turned back: what it ended with is gone

@@ -65,6 +65,7 @@ class Growing:
     final_logprobs: list[float] = field(default_factory=list)
     entropies: list[float] = field(default_factory=list)
     explored: list[bool] = field(default_factory=list)
+    noise_scales: list[float] = field(default_factory=list)
     rollbacks: list[Rollback] = field(default_factory=list)
     discarded: int = 0
     ended: bool = False
@@ -112,7 +113,8 @@ class Growing:
     def cut(self, length: int) -> None:
         """Drop the tokens behind that many, and all that was noted of them."""
         self.discarded += len(self.token_ids) - length
-        for kept in (self.token_ids, self.logprobs, self.final_logprobs, self.entropies, self.explored):
+        kept_lists = (self.token_ids, self.logprobs, self.final_logprobs, self.entropies, self.explored)
+        for kept in (*kept_lists, self.noise_scales):
             del kept[length:]
         self.detokenizer = self.detokenizer.again(self.token_ids)
         if self.scorer is not None:
@@ -145,6 +147,7 @@ class Growing:
             final_logprobs=tuple(self.final_logprobs),
             entropies=tuple(self.entropies),
             explored=tuple(self.explored),
+            noise_scales=tuple(self.noise_scales),
             span=self.span,
             rollbacks=tuple(self.rollbacks),
             discarded=self.discarded,

@@ -33,17 +33,20 @@ def decode_step(
     rows = round_up(plan.rows, row_multiple(parts.device))
     position = state.position[:rows]
     cache.begin(position, longest, plan.sharing)
-    noise = [piece for group in plan.noisy for piece in _noise(group, state, parts.width, frames)]
+    amounts = torch.zeros(plan.rows, device=parts.device)
+    noise = [piece for group in plan.noisy for piece in _noise(group, state, parts.width, frames, amounts)]
     final, taps = parts.forward(state.token[:rows], position, cache, plan.taps, noise)
     logits = parts.head(final)[: plan.rows].float()  # [plan.rows, vocab]
     chosen = choose(parts, logits, final, taps, state, plan)
     state.advance(chosen.token)
     _adapt(plan, state, chosen)
+    chosen.noise = amounts if plan.noisy else None
     return chosen
 
 
-def _noise(group: Noisy, state: RowState, width: int, frames: Frames) -> list[Perturbation]:
-    """What is added behind each of the group's blocks in this step; nothing where no row is in its span."""
+def _noise(group: Noisy, state: RowState, width: int, frames: Frames, amounts: Tensor) -> list[Perturbation]:
+    """What is added behind each of the group's blocks in this step; nothing where no row is in its span. How much each
+    row gets is noted in ``amounts``, float32 [plan.rows]."""
     rows, noise, layers = group.rows, group.noise, len(group.after)
     on = state.position[rows] >= state.begins[rows]
     if not group.everywhere:
@@ -51,6 +54,7 @@ def _noise(group: Noisy, state: RowState, width: int, frames: Frames) -> list[Pe
     if not bool(on.any()):
         return []
     amount = scale(noise, state.doubt[rows], state.gain[rows]) * on  # [m]
+    amounts[rows] = amount
     counter = state.steps[rows] if noise.hold == "step" else state.position[rows] // noise.hold
     if noise.orthogonal:
         direction = _orthogonal(group, state, counter, width, frames)

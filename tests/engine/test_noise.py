@@ -246,6 +246,7 @@ def test_there_is_noise_inside_the_thinking_only(record: Record, text: str):
         due.append(0.7 if inside and at > 0 else 0.0)
         inside = (inside or token == opened) and token != closed
     assert record.amounts() == pytest.approx(due)
+    assert grown.noise_scales == pytest.approx(due)
     assert len(set(due)) == 2
     assert sum(a != b for a, b in itertools.pairwise(due)) > 4
     plain = branches(engine, EngineRequest("x", prompt, Decoding.plain(0.9), seed=4, max_tokens=120))["x"]
@@ -372,9 +373,10 @@ def posteriors(engine: Engine) -> list[torch.Tensor]:
 def test_doubt_scales_the_noise(record: Record):
     engine = engine_of(1)
     seen = posteriors(engine)
-    record.run(engine, EngineRequest("x", PROMPT, noisy(KINDS["confidence"]), max_tokens=30))
+    grown = record.run(engine, EngineRequest("x", PROMPT, noisy(KINDS["confidence"]), max_tokens=30))["x"]
     due = [0.0] + [0.5 * (1 - float(before.exp().max())) for before in seen[:29]]
     assert record.amounts() == pytest.approx(due, abs=1e-5)
+    assert grown.noise_scales == pytest.approx(due, abs=1e-5)
     assert max(due) - min(due[1:]) > 0.05
 
 

@@ -1,0 +1,141 @@
+"""What a page is told of a tree, and how texts are laid over tokens."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from led_agent import Branch, Decoding, Problem, Solution, Tree, solve
+from led_agent.engine.tokens import Tokens
+from led_agent.errors import ModelError, UsageError
+from led_agent.events import Ended
+from led_agent.models import locate
+from led_agent.pages.data import FORMAT, detail, index, kind_of
+from led_agent.strategies import BestOfN, Fallback
+from led_agent.types import LatentNoise, Message
+
+PUZZLE = "Use 3, 20 and 5 to make 35."
+NOISY = Decoding.led("paper", depths=2).replace(latent_noise=LatentNoise(sigma=0.05, scale="confidence"))
+
+
+@pytest.fixture(scope="module")
+def solution() -> Solution:
+    return solve(PUZZLE, strategy=Fallback(BestOfN(6, stop_at_first=False)), decoding=NOISY)
+
+
+@pytest.fixture(scope="module")
+def tokens() -> Tokens:
+    return Tokens.load(locate("countdown"))
+
+
+def test_the_index_has_each_node_once_and_parents_first(solution: Solution):
+    told = json.loads(json.dumps(index([solution.tree], title="x")))
+    assert (told["format"], told["title"], told["live"]) == (FORMAT, "x", False)
+    (problem,) = told["problems"]
+    assert (problem["prompt"], problem["model"], problem["messages"]) == (PUZZLE, "countdown", None)
+    assert problem["ended"]["answer"] == solution.answer
+    assert problem["ended"]["best"] == solution.branch.id
+    assert problem["ended"]["usage"]["branches"] == len(problem["nodes"]) == len(solution.tree.nodes())
+    seen = {"root"}
+    for row, node in zip(problem["nodes"], solution.tree.nodes(), strict=True):
+        assert row["parent"] in seen
+        seen.add(row["id"])
+        assert row["tokens"] == len(node.branch.token_ids)
+        assert row["status"] == node.status
+        assert row["kind"] == ("explored+noisy" if node.purpose == "explore" else "conservative")
+        assert row["verifiers"] == {v.verifier: v.status for v in node.verdicts}
+        assert node.branch.text.endswith(row["tail"])
+
+
+def test_details_have_a_figure_for_each_token(solution: Solution, tokens: Tokens):
+    for node in solution.tree.nodes():
+        told = json.loads(json.dumps(detail(solution.tree, node.id, tokens.pieces)))
+        assert told["text"] == node.branch.text
+        assert "".join(told["pieces"]).startswith(told["text"])
+        lengths = {len(told[name]) for name in ("pieces", "token_ids", "entropies", "logprobs", "explored")}
+        assert lengths == {len(node.branch.token_ids)}
+        assert len(told["noise"]) == (len(node.branch.token_ids) if node.purpose == "explore" else 0)
+        assert told["verdicts"][0]["reason"] == node.verdicts[0].reason
+        assert all(0 <= scale <= 0.05 for scale in told["noise"])
+    with pytest.raises(UsageError, match="no node 'nonsense'"):
+        detail(solution.tree, "nonsense")
+
+
+def test_what_a_branch_continues_comes_before_it():
+    tree = Tree(Problem(prompt="?"), decoding=Decoding.plain(1.0))
+    for request in tree.requests(2):
+        tree.add(request)
+    tree.attach(Branch(id="1", text="one ", token_ids=(1,), noise_scales=(0.5,)))
+    (below,) = tree.requests(1, parent="1")
+    tree.add(below)
+    (repair,) = tree.requests(1, parent="1", prompt=[Message(role="user", content="again?")], purpose="repair")
+    tree.add(repair.model_copy(update={"id": "1.2"}))
+    tree.attach(Branch(id="1.1", text="two", token_ids=(2, 3)))
+    tree.attach(Branch(id="1.2", text="three", token_ids=(4,)))
+    assert (detail(tree, "1.1")["before"], detail(tree, "1.1")["text"]) == ("one ", "two")
+    assert detail(tree, "1.1")["pieces"] is None
+    assert (detail(tree, "1.2")["before"], detail(tree, "1.2")["prompt"]) == ("", "user: again?")
+    assert tree.branch("1.1").noise_scales == (0.5, 0.0, 0.0)  # a part without noise has none of it
+    pending = detail(tree, "2")
+    assert (pending["text"], pending["finish"], pending["token_ids"]) == ("", "", [])
+    (row,) = (row for row in index([tree], title="")["problems"][0]["nodes"] if row["id"] == "2")
+    assert row["pending"]
+
+
+def test_an_unfinished_problem_has_no_end_and_one_without_branches_no_best():
+    tree = Tree("?")
+    assert index([tree], title="")["problems"][0]["ended"] is None
+    tree.end(Ended(status="failed", reason="nothing"))
+    assert index([tree], title="")["problems"][0]["ended"]["best"] is None
+
+
+@pytest.mark.parametrize(
+    ("decoding", "kind"),
+    [
+        (Decoding.greedy(), "conservative"),
+        (Decoding.plain(0.8), "plain"),
+        (Decoding.led(), "explored"),
+        (Decoding.esamp(), "explored"),
+        (Decoding.noise(0.1), "noisy"),
+        (Decoding.led(span="none"), "plain"),
+        (NOISY, "explored+noisy"),
+    ],
+)
+def test_edges_are_named_after_their_decoding(decoding: Decoding, kind: str):
+    (request,) = Tree("?", decoding=decoding).requests(1)
+    assert kind_of(request) == kind
+    fallen_back = request.model_copy(update={"purpose": "fallback"})
+    assert kind_of(fallen_back) == "conservative"
+
+
+def test_exploration_that_was_off_in_the_span_is_not_shown():
+    (request,) = Tree("?", decoding=Decoding.led()).requests(1)
+    assert kind_of(request, Branch(text="x", token_ids=(1,), span="none")) == "plain"
+
+
+@pytest.fixture(scope="module")
+def bytewise() -> Tokens:
+    return Tokens.load(locate("smollm2"))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.text(st.characters(codec="utf-8"), max_size=30), st.integers(0, 10))
+def test_pieces_are_the_text_cut_at_its_tokens(bytewise: Tokens, text: str, at: int):
+    ids = bytewise._tokenizer.encode(text, add_special_tokens=False)
+    whole = bytewise._tokenizer.decode(ids, skip_special_tokens=True)
+    pieces = bytewise.pieces(ids)
+    assert len(pieces) == len(ids)
+    assert "".join(pieces) == whole
+    before, after = ids[:at], ids[at:]  # a character may be cut in two there: it comes with its last token
+    assert len(bytewise.pieces(after, before)) == len(after)
+    said = bytewise._tokenizer.decode(before, skip_special_tokens=True)
+    if "\ufffd" not in said:
+        assert said + "".join(bytewise.pieces(after, before)) == whole
+
+
+def test_a_tokenizer_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ModelError, match="can't load the tokenizer of"):
+        Tokens.load(tmp_path)
