@@ -21,22 +21,21 @@ from led_agent.confidence import SHARE
 from led_agent.counting import Count, Counted, decide
 from led_agent.errors import LedError, PluginError, UsageError, boundary
 from led_agent.events import Decoded, Ended, Event, RunStatus
-from led_agent.journal import Journal
 from led_agent.judging import compares, verifier_name
 from led_agent.problems import Asked, as_problem
-from led_agent.protocols import BranchDone, BranchProgress, DecodeEvent, Decoder, Strategy, Verifier
+from led_agent.protocols import BranchDone, BranchProgress, DecodeEvent, Decoder
 from led_agent.purse import Purse
 from led_agent.reasons import accepted_reason, agreed, nothing_left
-from led_agent.running import Comparison, Judgement, Run
+from led_agent.running import Comparison, Judgement, Observer, Run, Terms
 from led_agent.solution import Solution
 from led_agent.steps import step_judges
-from led_agent.tree import ROOT, Tree
-from led_agent.types import Branch, Budget, DecodeRequest, Problem, Verdict
+from led_agent.tree import ROOT
+from led_agent.types import Branch, DecodeRequest, Problem, Verdict
 from led_agent.verifier_pool import VerifierPool
 
-__all__ = ["Loop", "Means", "Observer"]
+__all__ = ["Loop", "Means", "Observer", "Terms"]
 
-Observer = Callable[[Tree, Event | BranchProgress], None]
+_Arrival = tuple[Run, DecodeEvent | Judgement | Comparison | Counted] | Callable[[], None]
 
 # Asked for ahead of free slots, so that a slot that comes free is filled before the loop has turned.
 _AHEAD = 1.25
@@ -49,95 +48,110 @@ _GRACE = 5.0  # seconds that branches may still be compared in when the budget o
 
 @dataclass(frozen=True)
 class Means:
-    """What a loop works with. ``verifiers`` gives those that judge a problem, ``plant`` its tree, new or resumed;
-    ``check`` raises where a problem is not to be tried; ``stopping`` is set to end it all."""
+    """What a loop works with, whatever it is asked; ``stopping`` is set to end it all."""
 
     decoder: Decoder
-    strategy: Strategy
-    verifiers: Callable[[Problem], tuple[Verifier, ...]]
-    budget: Budget
-    journal: Journal | None
-    observer: Observer | None
-    stopping: threading.Event
     pool: VerifierPool
-    plant: Callable[[Problem], Tree]
-    check: Callable[[Problem], None]
+    stopping: threading.Event
 
 
 class Loop:
-    """One call of solve or solve_many: the runs that are on, and the queue on which everything arrives.
+    """The runs that are on, and the queue on which everything arrives.
 
-    No problem is begun while ``crowded`` says that too many solutions wait for one that is on.
+    One call of solve or solve_many is ``solutions``. Who brings problems as they come calls the rest: ``begin`` while
+    there ``has_place``, then ``propose`` and ``receive`` in turn, from one thread, and ``take_done`` for what has
+    ended; ``post`` is for the others.
     """
 
-    def __init__(self, means: Means, crowded: Callable[[], bool] = lambda: False) -> None:
-        self.means, self.decoder, self.crowded = means, means.decoder, crowded
-        self.inbox: queue.SimpleQueue[tuple[Run, DecodeEvent | Judgement | Comparison | Counted]] = queue.SimpleQueue()
+    def __init__(self, means: Means) -> None:
+        self.means, self.decoder = means, means.decoder
+        self.inbox: queue.SimpleQueue[_Arrival] = queue.SimpleQueue()
         self.runs: dict[str, Run] = {}
-        self.seen: set[str] = set()
         self.done: deque[Solution] = deque()
 
-    def solutions(self, problems: Iterable[Asked]) -> Generator[Solution, None, None]:
-        """Yield each problem's solution when its run has ended."""
-        source = iter(problems)
+    def solutions(
+        self, problems: Iterable[Asked], terms: Terms, crowded: Callable[[], bool] = lambda: False
+    ) -> Generator[Solution, None, None]:
+        """Yield each problem's solution when its run has ended. No problem is begun while ``crowded`` says that too
+        many solutions wait for one that is on."""
+        source = _distinct(problems)
         more = True
         try:
             while more or self.runs:
-                more = yield from self._fill(source, more)
+                more = yield from self._fill(source, terms, crowded, more)
                 if self.runs:
-                    self._receive()
-                yield from self._take_done()
+                    self.receive()
+                yield from self.take_done()
         finally:  # the caller left early, or Ctrl-C: nobody waits for what is still being decoded
-            for run in self.runs.values():
-                self.decoder.cancel(run.key, list(run.decoding))
-                self.means.pool.forget(run.key)
+            self.abandon()
 
-    def _take_done(self) -> Iterator[Solution]:
+    def take_done(self) -> Iterator[Solution]:
+        """Solutions of runs that have ended since."""
         while self.done:
             yield self.done.popleft()
 
+    def abandon(self) -> None:
+        """Cancel all there is; nobody waits for what comes of it."""
+        for run in self.runs.values():
+            self.decoder.cancel(run.key, list(run.decoding))
+            self.means.pool.forget(run.key)
+
+    def post(self, order: Callable[[], None]) -> None:
+        """Have something done by the loop's thread, soon; from any thread."""
+        self.inbox.put(order)
+
+    def stop(self, key: str, reason: str = "interrupted; this is the best so far") -> None:
+        """End the run on a problem, if it is on, with what it has."""
+        run = self.runs.get(key)
+        if run is not None:
+            self._end(run, "interrupted", reason)
+
     # --- propose -----------------------------------------------------------------------------------------------
 
-    def _fill(self, source: Iterator[Asked], more: bool) -> Generator[Solution, None, bool]:
-        """Ask the strategies of all runs, oldest first, then begin new problems, while there is room. What is done is
-        yielded before the next is begun: a journal may hold ten thousand that are done as soon as they are taken."""
+    def _fill(
+        self, source: Iterator[Problem], terms: Terms, crowded: Callable[[], bool], more: bool
+    ) -> Generator[Solution, None, bool]:
+        """Ask the strategies of all runs, then begin new problems, while there is room. What is done is yielded before
+        the next is begun: a journal may hold ten thousand that are done as soon as they are taken."""
         if self.means.stopping.is_set():
-            for run in list(self.runs.values()):
-                self._end(run, "interrupted", "interrupted; this is the best so far")
+            for key in list(self.runs):
+                self.stop(key)
             more = False
-        for run in list(self.runs.values()):
-            self._propose(run)
-        yield from self._take_done()
-        while more and self._has_place():
-            asked = next(source, None)
-            if asked is None:
+        self.propose()
+        yield from self.take_done()
+        while more and self.has_place() and not crowded():
+            problem = next(source, None)
+            if problem is None:
                 return False
-            self._begin(asked)
-            yield from self._take_done()
+            self.begin(problem, terms)
+            yield from self.take_done()
         return more
 
-    def _has_place(self) -> bool:
+    def propose(self) -> None:
+        """Ask the strategies of all runs, oldest first."""
+        for run in list(self.runs.values()):
+            self._propose(run)
+
+    def has_place(self) -> bool:
         """Whether another problem may be begun."""
         full = self._room() <= 0 or len(self.runs) >= _RUNS * self.decoder.slots
-        return not (full or self.crowded() or self.means.stopping.is_set())
+        return not (full or self.means.stopping.is_set())
 
     def _room(self) -> int:
         in_flight = sum(len(run.decoding) for run in self.runs.values())
         return int(self.decoder.slots * _AHEAD + 0.5) - in_flight
 
-    def _begin(self, asked: Asked) -> None:
-        problem = as_problem(asked)
-        if problem.key in self.seen:
-            raise UsageError(f"two problems have the key {problem.key!r}; give each its own id")
-        self.seen.add(problem.key)
-        tree = self.means.plant(problem)
+    def begin(self, problem: Problem, terms: Terms) -> None:
+        """Begin a run, or take it up; no other run on a problem of this key may be on."""
+        tree = terms.plant(problem)
         if tree.ended is not None and tree.ended.status != "interrupted":
             self.done.append(Solution.of(tree, tree.ended))
             return
-        seconds = self.means.budget.seconds
-        verifiers = self.means.verifiers(problem)
+        seconds = terms.budget.seconds
+        verifiers = terms.verifiers(problem)
         run = Run(
             tree,
+            terms,
             judges=tuple(v for v in verifiers if not compares(v)),
             comparers=tuple(v for v in verifiers if compares(v)),
             step_judges=step_judges(verifiers),
@@ -148,7 +162,7 @@ class Loop:
         self._follow(run)
         self.runs[run.key] = run
         try:
-            self.means.check(problem)
+            terms.check(problem)
             self.decoder.check(tree.requests(1)[0])
         except LedError as error:
             self._end(run, "failed", str(error))
@@ -159,7 +173,7 @@ class Loop:
     def _follow(self, run: Run) -> None:
         """Let journal and observer see the tree's events. Branches cut off by an interruption stay out of the
         journal, so that resuming decodes them whole."""
-        journal, observer = self.means.journal, self.means.observer
+        journal, observer = run.terms.journal, run.terms.observer
         if journal is not None:
             journal.begin(run.tree)
 
@@ -195,7 +209,7 @@ class Loop:
 
     def _limit(self, run: Run) -> None:
         """Tell a decoder that can stop by itself what is left: it sees each step, and this loop only reports."""
-        budget, limit = self.means.budget, getattr(self.decoder, "limit", None)
+        budget, limit = run.terms.budget, getattr(self.decoder, "limit", None)
         if limit is not None and (budget.tokens is not None or budget.prefill_tokens is not None):
             tokens = budget.tokens - run.generated if budget.tokens is not None else None
             prefill = budget.prefill_tokens - run.prefilled if budget.prefill_tokens is not None else None
@@ -204,7 +218,7 @@ class Loop:
     def _propose(self, run: Run) -> None:
         if run.ending is not None or self._over(run) or not run.stirred:
             return
-        budget, room = self.means.budget, self._room()
+        budget, room = run.terms.budget, self._room()
         limited = budget.branches is not None or budget.tokens is not None
         if budget.branches is not None:
             room = min(room, budget.branches - run.branches)
@@ -213,8 +227,8 @@ class Loop:
         if room <= 0:
             return
         try:
-            with boundary(f"strategy {type(self.means.strategy).__name__}"):
-                wanted = list(self.means.strategy.propose(run.tree, room))
+            with boundary(f"strategy {type(run.terms.strategy).__name__}"):
+                wanted = list(run.terms.strategy.propose(run.tree, room))
             for request in wanted[: room if limited else None]:
                 self._accept(run, request)
             run.stirred = bool(wanted)  # it wants nothing more of the same tree
@@ -228,7 +242,7 @@ class Loop:
 
     def _accept(self, run: Run, request: object) -> None:
         """Put a proposed request on the tree and send it; what can't be is the strategy's fault."""
-        name = type(self.means.strategy).__name__
+        name = type(run.terms.strategy).__name__
         if not isinstance(request, DecodeRequest):
             raise PluginError(
                 f"strategy {name} proposed {type(request).__name__}; allowed are requests made by tree.requests"
@@ -256,30 +270,38 @@ class Loop:
 
     # --- receive -----------------------------------------------------------------------------------------------
 
-    def _receive(self) -> None:
+    def receive(self) -> None:
         """Wait for what comes next, no longer than to the nearest deadline, and take in all that has come."""
         try:
-            self._handle(*self.inbox.get(timeout=self._patience()))
+            self._handle(self.inbox.get(timeout=self._patience()))
             while True:
-                self._handle(*self.inbox.get_nowait())
+                self._handle(self.inbox.get_nowait())
         except queue.Empty:
             pass
         for run in list(self.runs.values()):
             self._over(run)
             self._finish(run)
 
-    def _patience(self) -> float:
+    def _patience(self) -> float | None:
+        if not self.runs:
+            return None  # until something is posted
         now = time.monotonic()
         deadlines = [run.deadline - now for run in self.runs.values() if run.deadline is not None and not run.ending]
         return max(0.0, min([0.2, *deadlines]))  # 0.2 s: how soon stop() is noticed
 
-    def _handle(self, run: Run, event: DecodeEvent | Judgement | Comparison | Counted) -> None:
+    def _handle(self, arrival: _Arrival) -> None:
+        if isinstance(arrival, tuple):
+            self._take(*arrival)
+        else:
+            arrival()
+
+    def _take(self, run: Run, event: DecodeEvent | Judgement | Comparison | Counted) -> None:
         if isinstance(event, BranchProgress):
             run.generated += event.tokens - run.decoding.get(event.id, event.tokens)
             if event.id in run.decoding:
                 run.decoding[event.id] = event.tokens
-            if self.means.observer is not None:
-                self.means.observer(run.tree, event)
+            if run.terms.observer is not None:
+                run.terms.observer(run.tree, event)
         elif isinstance(event, BranchDone):
             self._decoded(run, event.branch)
         elif self.runs.get(run.key) is not run:
@@ -322,7 +344,7 @@ class Loop:
         costs is set aside now."""
         whole = branch.finish in COMPLETE
         judges = run.judges if whole else run.step_judges if branch.finish == "step" else ()
-        limit = self.means.budget.verifier_calls
+        limit = run.terms.budget.verifier_calls
         cost = len(judges) + (len(run.comparers) if whole else 0)
         if not judges and not run.tree[branch.id].settled:
             run.tree.judge(branch.id, ())
@@ -345,12 +367,12 @@ class Loop:
 
     def _prune(self, run: Run) -> None:
         """Give up what the strategy gives up, and cancel it where it is being decoded."""
-        prune = getattr(self.means.strategy, "prune", None)
+        prune = getattr(run.terms.strategy, "prune", None)
         if prune is None or run.ending is not None:
             return
         tree = run.tree
         try:
-            with boundary(f"strategy {type(self.means.strategy).__name__}"):
+            with boundary(f"strategy {type(run.terms.strategy).__name__}"):
                 for name, reason in prune(tree):
                     if name in tree and tree[name].status == "pruned":
                         continue
@@ -369,7 +391,7 @@ class Loop:
         run.comparing = set()
         if run.deadline is not None:
             run.patience = max(run.deadline, time.monotonic() + _GRACE)
-        limited = self.means.budget.verifier_calls is not None
+        limited = run.terms.budget.verifier_calls is not None
         names = [leaf.id for leaf in complete(run.tree) if leaf.id in run.reserved or not limited]
         branches = [run.tree.branch(name) for name in names]
         for at, nodes in unheard(run.tree, run.comparers):
@@ -393,7 +415,7 @@ class Loop:
         """End a run whose strategy is content or whose budget is spent; whether it is ending."""
         if run.ending is not None:
             return True
-        budget = self.means.budget
+        budget = run.terms.budget
         if self._content(run):
             first = run.tree.accepted()
             told = accepted_reason(run.tree) if first else "the strategy is content"
@@ -412,11 +434,11 @@ class Loop:
         if not run.doubtful:
             return False
         run.doubtful = False
-        finished = getattr(self.means.strategy, "finished", None)
+        finished = getattr(run.terms.strategy, "finished", None)
         if finished is None:
             return bool(run.tree.accepted())
         try:
-            with boundary(f"strategy {type(self.means.strategy).__name__}"):
+            with boundary(f"strategy {type(run.terms.strategy).__name__}"):
                 return bool(finished(run.tree))
         except PluginError as error:
             run.tree.note(ROOT, str(error))
@@ -445,7 +467,7 @@ class Loop:
         if run.tree.accepted() and status not in ("verified", "interrupted"):
             status, reason = "verified", f"{accepted_reason(run.tree)}; {reason}"
         calibration = getattr(self.decoder, "calibration", SHARE)
-        found = decide(run.tree, self.means.strategy, run.count, calibration)
+        found = decide(run.tree, run.terms.strategy, run.count, calibration)
         if found is not None and found.confidence is not None and status != "interrupted":
             run.tree.note(found.best, agreed(found.confidence))
         ended = Ended(
@@ -482,6 +504,17 @@ class Loop:
         if run.count is None:
             run.count = Count(run.tree, lambda counted: self.inbox.put((run, counted)), hurry=hurry)
         return not run.count.done(hurry=hurry)
+
+
+def _distinct(problems: Iterable[Asked]) -> Iterator[Problem]:
+    """Problems, each with a key of its own."""
+    seen: set[str] = set()
+    for asked in problems:
+        problem = as_problem(asked)
+        if problem.key in seen:
+            raise UsageError(f"two problems have the key {problem.key!r}; give each its own id")
+        seen.add(problem.key)
+        yield problem
 
 
 def _verdicts(said: Future[tuple[Verdict, ...]], wanted: int) -> tuple[Verdict, ...]:

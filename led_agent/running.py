@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from led_agent.counting import Count
 from led_agent.events import Event, RunStatus
-from led_agent.protocols import Verifier
+from led_agent.journal import Journal
+from led_agent.protocols import BranchProgress, Strategy, Verifier
 from led_agent.purse import Purse
 from led_agent.tree import Tree
-from led_agent.types import Verdict
+from led_agent.types import Budget, Problem, Verdict
 
-__all__ = ["Comparison", "Judgement", "Run"]
+__all__ = ["Comparison", "Judgement", "Observer", "Run", "Terms"]
+
+Observer = Callable[[Tree, Event | BranchProgress], None]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a problem is searched with. ``verifiers`` gives those that judge it, ``plant`` its tree, new or resumed;
+    ``check`` raises where it is not to be tried."""
+
+    strategy: Strategy
+    verifiers: Callable[[Problem], tuple[Verifier, ...]]
+    budget: Budget
+    journal: Journal | None
+    observer: Observer | None
+    plant: Callable[[Problem], Tree]
+    check: Callable[[Problem], None]
 
 
 @dataclass(frozen=True)
@@ -44,6 +62,7 @@ class Run:
     """
 
     tree: Tree
+    terms: Terms
     judges: tuple[Verifier, ...]
     comparers: tuple[Verifier, ...]
     step_judges: tuple[Verifier, ...]

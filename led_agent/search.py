@@ -18,7 +18,7 @@ from led_agent.errors import UsageError
 from led_agent.events import Ended
 from led_agent.journal import Journal
 from led_agent.judging import batch_limit, refuse
-from led_agent.loop import Loop, Means, Observer
+from led_agent.loop import Loop, Means, Observer, Terms
 from led_agent.models import EMBEDDED_EXAMPLE, default_model, embedded_refusal, is_embedded
 from led_agent.problems import Asked, as_problem
 from led_agent.protocols import Decoder, Strategy, Verifier
@@ -273,19 +273,17 @@ class Search:
     def _run(
         self, problems: Iterable[Asked], *, checked: bool = False, crowded: Callable[[], bool] = lambda: False
     ) -> Generator[Solution, None, None]:
-        means = Means(
-            decoder=self.decoder,
+        terms = Terms(
             strategy=self.strategy,
             verifiers=self._verifiers_of,
             budget=self.budget,
             journal=self._journal,
             observer=self._observer,
-            stopping=self._stopping,
-            pool=self._pool,
             plant=self._tree,
             check=(lambda _problem: None) if checked else self._refuse_unjudged,
         )
-        return Loop(means, crowded).solutions(problems)
+        means = Means(decoder=self.decoder, pool=self._pool, stopping=self._stopping)
+        return Loop(means).solutions(problems, terms, crowded)
 
     def _tree(self, problem: Problem) -> Tree:
         kept = self._journal.kept(problem.key) if self._journal is not None else None

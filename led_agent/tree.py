@@ -193,6 +193,12 @@ class Tree:
             return self[str(self.ended.best)]
         return max([*self.leaves(), *self.accepted()], key=self._rank, default=None)
 
+    def ranked(self) -> list[Node]:
+        """All whole answers, the best first: leaves and accepted nodes in ``best``'s order."""
+        found = {node.id: node for node in (*self.leaves(), *self.accepted())}
+        chosen = str(self.ended.best) if self.ended is not None else ""
+        return sorted(found.values(), key=lambda node: (node.id == chosen, self._rank(node)), reverse=True)
+
     def usage(self, seconds: float = 0.0) -> Usage:
         """What stands on the tree has cost; seconds are the caller's to know."""
         branches = [node.branch for node in self.nodes() if node.branch is not None]

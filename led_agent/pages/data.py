@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from led_agent.events import Ended
+from led_agent.events import Decoded, Ended, Event, Judged, Noted, Pruned, Requested, Started
+from led_agent.protocols import BranchProgress
 from led_agent.solution import Solution
 from led_agent.tree import ROOT, Node, Tree
 from led_agent.types import Branch, DecodeRequest
 
-__all__ = ["FORMAT", "Pieces", "detail", "growing", "index", "kind_of", "node_row", "problem_head", "problem_row"]
+__all__ = ["FORMAT", "Pieces", "changes", "detail", "index", "kind_of", "node_row", "problem_head", "problem_row"]
 
 FORMAT = "led_agent.page/1"
 _TAIL = 80  # characters of a branch's end in the index
@@ -91,9 +92,24 @@ def kind_of(request: DecodeRequest, branch: Branch | None = None) -> str:
     return "+".join(told) or "plain"
 
 
-def growing(name: str, tokens: int, text: str) -> dict[str, Any]:
-    """How far a branch is that is being decoded."""
-    return {"id": name, "tokens": tokens, "tail": text[-_TAIL:]}
+def changes(tree: Tree, event: Event | BranchProgress) -> list[tuple[str, dict[str, Any]]]:
+    """What an event that has taken effect on a tree changes on a page that shows it: names and data of the page's own
+    events ("problem", "node", "growing"), in order."""
+    key = tree.problem.key
+    if isinstance(event, BranchProgress):
+        return [("growing", {"problem": key, "id": event.id, "tokens": event.tokens, "tail": event.text[-_TAIL:]})]
+    match event:
+        case Started() | Ended() | Noted(id="root"):
+            return [("problem", problem_head(tree))]
+        case Requested(request=request):
+            changed = [name for name in (request.parent, request.id) if name != ROOT]
+        case Decoded(branch=branch):
+            changed = [branch.id]
+        case Judged(id=name) | Noted(id=name):
+            changed = [name]
+        case Pruned(id=name):
+            changed = [node.id for node in tree.nodes() if node.id == name or node.id.startswith(f"{name}.")]
+    return [("node", {"problem": key, "node": node_row(tree[name])}) for name in changed]
 
 
 def detail(tree: Tree, name: str, pieces: Pieces | None = None) -> dict[str, Any]:

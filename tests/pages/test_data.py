@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from led_agent import Branch, Decoding, Problem, Solution, Tree, solve
+from led_agent import Branch, Decoding, Problem, Search, Solution, Tree, solve
 from led_agent.engine.tokens import Tokens
 from led_agent.errors import ModelError, UsageError
-from led_agent.events import Ended
+from led_agent.events import Ended, Pruned
 from led_agent.models import locate
-from led_agent.pages.data import FORMAT, detail, index, kind_of
+from led_agent.pages.data import FORMAT, changes, detail, index, kind_of, problem_row
 from led_agent.strategies import BestOfN, Fallback
 from led_agent.types import LatentNoise, Message
 
@@ -139,3 +139,47 @@ def test_pieces_are_the_text_cut_at_its_tokens(bytewise: Tokens, text: str, at: 
 def test_a_tokenizer_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ModelError, match="can't load the tokenizer of"):
         Tokens.load(tmp_path)
+
+
+def test_changes_add_up_to_the_index():
+    """A page that was told every change shows what the index says."""
+    shown: dict[str, dict[str, object]] = {}
+    heads: list[dict[str, object]] = []
+    grown: list[str] = []
+
+    def follow(tree: Tree, event: object) -> None:
+        for name, data in changes(tree, event):  # type: ignore[arg-type]
+            json.dumps(data)
+            if name == "node":
+                shown[data["node"]["id"]] = data["node"]
+            elif name == "problem":
+                heads.append(data)
+            else:
+                grown.append(data["id"])
+
+    with Search(strategy=Fallback(BestOfN(6)), observer=follow) as search:
+        solution = search.solve("Use 9, 7 and 2 to make 1.")
+    row = problem_row(solution.tree)
+    assert [*shown.values()] == row.pop("nodes")
+    assert heads[-1] == row
+    assert {"1", "2"} <= set(grown)
+
+
+def test_what_is_given_up_with_its_parent_is_told():
+    tree = Tree("?")
+    for request in tree.requests(2):
+        tree.add(request)
+    tree.attach(Branch(id="1", text="x", token_ids=(1,)))
+    for request in tree.requests(1, parent="1"):
+        tree.add(request)
+    tree.prune("1", "no use")
+    told = changes(tree, Pruned(id="1", reason="no use"))
+    assert [(data["node"]["id"], data["node"]["status"]) for _, data in told] == [("1", "pruned"), ("1.1", "pruned")]
+
+
+def test_answers_are_ranked_as_the_best_is_chosen(solution: Solution):
+    ranked = solution.tree.ranked()
+    assert ranked[0].id == solution.tree.best().id == solution.branch.id
+    assert {node.id for node in ranked} == {node.id for node in solution.tree.leaves()}
+    marks = [node.status == "accepted" for node in ranked]
+    assert marks == sorted(marks, reverse=True)
