@@ -95,6 +95,11 @@ class LocalDecoder:
         return self.engine.slots
 
     @property
+    def in_flight(self) -> int:
+        """Branches that grow or wait for a slot."""
+        return len(self._jobs) + self._orders.submitted.qsize()
+
+    @property
     def n_blocks(self) -> int:
         """The model's depth: as many posteriors can be explored."""
         return self.engine.parts.n_blocks

@@ -270,10 +270,12 @@ class Loop:
 
     # --- receive -----------------------------------------------------------------------------------------------
 
-    def receive(self) -> None:
-        """Wait for what comes next, no longer than to the nearest deadline, and take in all that has come."""
+    def receive(self, longest: float | None = None) -> None:
+        """Wait for what comes next, no longer than to the nearest deadline nor than ``longest`` seconds, and take in
+        all that has come. With neither it waits until something is posted."""
         try:
-            self._handle(self.inbox.get(timeout=self._patience()))
+            waits = [seconds for seconds in (self._patience(), longest) if seconds is not None]
+            self._handle(self.inbox.get(timeout=min(waits, default=None)))
             while True:
                 self._handle(self.inbox.get_nowait())
         except queue.Empty:
@@ -284,7 +286,7 @@ class Loop:
 
     def _patience(self) -> float | None:
         if not self.runs:
-            return None  # until something is posted
+            return None
         now = time.monotonic()
         deadlines = [run.deadline - now for run in self.runs.values() if run.deadline is not None and not run.ending]
         return max(0.0, min([0.2, *deadlines]))  # 0.2 s: how soon stop() is noticed

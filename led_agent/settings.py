@@ -397,15 +397,7 @@ class Decoding(Record):
             UsageError: an unknown name or key, or a value out of its limits.
         """
         name, _, given = text.partition(":")
-        makers: dict[str, Callable[..., Decoding]] = {
-            "led.paper": partial(cls.led, "paper"),
-            "led.official": partial(cls.led, "official"),
-            "plain": cls.plain,
-            "greedy": cls.greedy,
-            "noise": cls.noise,
-            "dola": cls.dola,
-            "esamp": cls.esamp,
-        }
+        makers = cls._makers()
         if name not in makers:
             raise UsageError(f"no decoding is called {name!r}; there are {', '.join(makers)}")
         options = dict(_option(item, name) for item in given.split(",") if item.strip())
@@ -417,6 +409,23 @@ class Decoding(Record):
             return makers[name](**options).replace(**_nested(with_each))
         except ValidationError as error:
             raise UsageError(f"decoding {text}: {explain(error)}") from error
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """What ``parse`` knows by name."""
+        return tuple(cls._makers())
+
+    @classmethod
+    def _makers(cls) -> dict[str, Callable[..., Decoding]]:
+        return {
+            "led.paper": partial(cls.led, "paper"),
+            "led.official": partial(cls.led, "official"),
+            "plain": cls.plain,
+            "greedy": cls.greedy,
+            "noise": cls.noise,
+            "dola": cls.dola,
+            "esamp": cls.esamp,
+        }
 
     # --- what it comes to --------------------------------------------------------------------------------------
 

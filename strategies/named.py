@@ -17,13 +17,21 @@ from led_agent.naming import convert, hints_of, kinds, load_own, meant, settings
 from led_agent.protocols import Strategy, Verifier
 from led_agent.types import Decoding
 
-__all__ = ["parse_strategies", "parse_strategy", "strategy_name"]
+__all__ = ["parse_strategies", "parse_strategy", "strategy_name", "strategy_names"]
 
 _OWN = "your own are package.module:name or path/to/file.py:name"
 _WORD_BEGINS = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
-def parse_strategy(text: str, *, n: int | None = None) -> Strategy:
+@dataclasses.dataclass(frozen=True)
+class _How:
+    """How names are read: ``n`` where none is given, and whether the user's own code may be named."""
+
+    n: int | None
+    own: bool
+
+
+def parse_strategy(text: str, *, n: int | None = None, own: bool = True) -> Strategy:
     r"""The strategy of a name and its settings.
 
     - ``best-of-n``, ``BestOfN``, ``best_of_n``: the class's name, whatever its case, with or without hyphens and
@@ -38,19 +46,25 @@ def parse_strategy(text: str, *, n: int | None = None) -> Strategy:
 
     Args:
         n: What the setting ``n`` is where a strategy has it and the text does not give it.
+        own: Whether the text comes from who may run code here: without it, only strategies of led_agent can be named,
+            and no verifiers in their settings.
 
     Raises:
         UsageError: no such strategy or setting, or a value that a setting doesn't take; the message says which there
             are.
     """
+    return _parsed(text, _How(n, own))
+
+
+def _parsed(text: str, how: _How) -> Strategy:
     stripped = text.strip()
     name, inner, rest = _parts(stripped)
     cls = _known().get(_plain(name))
     if cls is None:
-        if inner is not None:
-            raise UsageError(_unknown(name))
+        if inner is not None or not how.own:
+            raise UsageError(_unknown(name, own=how.own))
         return _own(stripped)
-    return _built(cls, name, inner, rest, n)
+    return _built(cls, name, inner, rest, how)
 
 
 def parse_strategies(text: str, *, n: int | None = None) -> list[tuple[str, Strategy]]:
@@ -110,10 +124,15 @@ def _spelled(cls: type) -> str:
     return _WORD_BEGINS.sub("-", cls.__name__).lower()
 
 
-def _unknown(text: str) -> str:
-    there = [_spelled(cls) for cls in _known().values()]
+def strategy_names() -> list[str]:
+    """The strategies of led_agent, as they are usually typed."""
+    return [_spelled(cls) for cls in _known().values()]
+
+
+def _unknown(text: str, *, own: bool = True) -> str:
+    there = strategy_names()
     close = meant(text.partition(":")[0].strip().lower(), there)
-    return f"no strategy is called {text!r}{close}; there are {', '.join(there)}; {_OWN}"
+    return f"no strategy is called {text!r}{close}; there are {', '.join(there)}{f'; {_OWN}' if own else ''}"
 
 
 # --- reading -------------------------------------------------------------------------------------------------------
@@ -148,17 +167,17 @@ def _split(text: str, mark: str) -> list[str]:
     return parts
 
 
-def _built(cls: type[Any], name: str, inner: str | None, rest: str, n: int | None) -> Strategy:
+def _built(cls: type[Any], name: str, inner: str | None, rest: str, how: _How) -> Strategy:
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     hints = hints_of(cls)
     given = settings(name, rest, fields)
-    values = {key: _value(name, key, text, hints.get(key), fields[key], n) for key, text in given.items()}
+    values = {key: _value(name, key, text, hints.get(key), fields[key], how) for key, text in given.items()}
     if inner is not None:
-        values |= _inside(name, inner, fields, hints, values, n)
-    elif n is not None:
-        values |= _around(fields, values, n)
-    if n is not None and "n" in fields and "n" not in values:
-        values["n"] = n
+        values |= _inside(name, inner, fields, hints, values, how)
+    elif how.n is not None:
+        values |= _around(fields, values, how.n)
+    if how.n is not None and "n" in fields and "n" not in values:
+        values["n"] = how.n
     missing = [key for key, field in fields.items() if key not in values and _default(field) is dataclasses.MISSING]
     if missing:
         raise UsageError(f"{name} needs its {missing[0]}: {name}:{missing[0]}=…")
@@ -176,23 +195,25 @@ def _around(fields: dict[str, dataclasses.Field[Any]], values: dict[str, Any], n
     }
 
 
-def _value(name: str, key: str, text: str, hint: Any, field: dataclasses.Field[Any], n: int | None) -> Any:
+def _value(name: str, key: str, text: str, hint: Any, field: dataclasses.Field[Any], how: _How) -> Any:
     """A setting's text as what the field takes."""
     item = _item(hint)
     if item is not None:
-        return tuple(_single(name, key, part, item, None, n) for part in text.split("+"))
-    return _single(name, key, text, hint, _default(field), n)
+        return tuple(_single(name, key, part, item, None, how) for part in text.split("+"))
+    return _single(name, key, text, hint, _default(field), how)
 
 
-def _single(name: str, key: str, text: str, hint: Any, default: Any, n: int | None) -> Any:
+def _single(name: str, key: str, text: str, hint: Any, default: Any, how: _How) -> Any:
     found = kinds(hint) if hint is not None else set()
     if type(None) in found and text.strip().lower() == "none":
         return None
     if Decoding in found:
         return Decoding.parse(text.strip())
     if Strategy in found:
-        return parse_strategy(text, n=n)
+        return _parsed(text, how)
     if Verifier in found and str not in found:
+        if not how.own:
+            raise UsageError(f"{name}: {key} is a verifier, which can't be named here")
         return importlib.import_module("led_agent.verifiers.named").parse_verifier(text)
     if any(_item(kind) is str for kind in found):  # one string, or several
         parts = tuple(map(unescaped, text.split("+")))
@@ -216,10 +237,10 @@ def _inside(
     fields: dict[str, dataclasses.Field[Any]],
     hints: dict[str, Any],
     values: dict[str, Any],
-    n: int | None,
+    how: _How,
 ) -> dict[str, Any]:
     """What stands in brackets, as the fields that take strategies: one that takes several gets all of them."""
-    parts = tuple(parse_strategy(part, n=n) for part in _split(inner, "|"))
+    parts = tuple(_parsed(part, how) for part in _split(inner, "|"))
     for key in fields:
         if _item(hints.get(key)) is Strategy and key not in values:
             return {key: parts}

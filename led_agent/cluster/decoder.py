@@ -136,6 +136,11 @@ class ClusterDecoder:
         return self._dispatcher.slots
 
     @property
+    def in_flight(self) -> int:
+        """Branches that grow or wait for a slot."""
+        return len(self._dispatcher.leases.open)
+
+    @property
     def n_blocks(self) -> int:
         return self._first.blocks
 

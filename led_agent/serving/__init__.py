@@ -1,0 +1,1 @@
+"""A search behind HTTP: an interface that OpenAI's clients speak, the trees of its runs, and a page."""
