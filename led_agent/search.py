@@ -179,7 +179,7 @@ class Search:
             ModelError: the model is missing or not supported.
             UsageError: the decoding asks for more depths or candidates than the model has.
         """
-        probe = Tree(EMBEDDED_EXAMPLE if is_embedded(self.model) else "?", decoding=self._decoding(), max_tokens=1)
+        probe = Tree(EMBEDDED_EXAMPLE if is_embedded(self.model) else "?", decoding=self.chosen_decoding, max_tokens=1)
         self.decoder.check(probe.requests(1)[0])
 
     @property
@@ -295,7 +295,7 @@ class Search:
     def _fresh_tree(self, problem: Problem) -> Tree:
         return Tree(
             problem,
-            decoding=self._decoding(),
+            decoding=self.chosen_decoding,
             seed=self.seed,
             max_tokens=self.max_tokens,
             stop=self.stop_strings,
@@ -315,7 +315,9 @@ class Search:
                 "give the same settings to resume it, or another file"
             )
 
-    def _decoding(self) -> Decoding:
+    @property
+    def chosen_decoding(self) -> Decoding:
+        """What branches are decoded with where a strategy doesn't say otherwise; the model is loaded for it."""
         if self.decoding is not None:
             return self.decoding
         blocks = getattr(self.decoder, "n_blocks", None)

@@ -296,7 +296,7 @@ def _add_runs(app: FastAPI) -> None:
         """A run's tree, without texts."""
         return JSONResponse(await state.service.index(state.service.find(run, owner)))
 
-    @app.get("/v1/runs/{run}/node", responses=_FINDING, tags=["search"])
+    @app.get("/v1/runs/{run}/node", responses={**_FINDING, 400: _ERRORS[400]}, tags=["search"])
     async def node(
         run: str, node: Annotated[str, Query(alias="id")], state: State, owner: Owner, problem: str | None = None
     ) -> dict[str, Any]:

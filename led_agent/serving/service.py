@@ -51,6 +51,7 @@ class Served:
     created: float = field(default_factory=time.time)
     asked: float = field(default_factory=time.monotonic)
     begun: bool = False
+    stopped: bool = False
     solution: Solution | None = None
     feeds: set[Feed] = field(default_factory=set)
 
@@ -318,8 +319,9 @@ class Service:
         self._tell(partial(_settle, run.finished, solution, None))
 
     def _stop(self, run: Served) -> None:
-        if run.solution is not None:
+        if run.solution is not None or run.stopped:
             return
+        run.stopped = True
         self.counts.stopped += 1
         if run.begun:
             self._loop.stop(run.id, _STOPPED)
