@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Annotated, Any
@@ -52,7 +52,24 @@ from led_agent.strategies.named import strategy_name, strategy_names
 from led_agent.types import Decoding
 from led_agent.verifier_pool import VerifierPool
 
-__all__ = ["Setup", "create_app"]
+__all__ = ["Loaded", "Setup", "create_app"]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model, ready to decode.
+
+    Attributes:
+        decoder: Grows branches.
+        tokens: The model's tokenizer.
+        decoding: What it decodes with where nobody says otherwise.
+        close: Called when the application ends.
+    """
+
+    decoder: Decoder
+    tokens: Tokens
+    decoding: Decoding
+    close: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -60,18 +77,16 @@ class Setup:
     """What a server is made with.
 
     Attributes:
-        decoder: Grows branches; not closed with the application.
         model: Its name, which requests give.
-        tokens: The model's tokenizer.
-        decoding: What it decodes with where nobody says otherwise.
+        load: Gives the model; called when the application starts, in a thread of its own.
         hosts: Host names that it answers to; empty is any.
         origins: Web pages of other hosts that may ask it (CORS).
+        journal: Keeps every event of every run; not closed with the application.
+        verifier_seconds: Wall-clock limit of one call of a verifier.
     """
 
-    decoder: Decoder
     model: str
-    tokens: Tokens
-    decoding: Decoding
+    load: Callable[[], Loaded]
     defaults: Defaults
     limits: Limits = field(default_factory=Limits)
     keys: Keys = field(default_factory=Keys)
@@ -84,16 +99,16 @@ class Setup:
 class _State:
     """What the routes share, while the application is up."""
 
-    def __init__(self, setup: Setup) -> None:
-        self.setup, self.began = setup, int(time.time())
+    def __init__(self, setup: Setup, loaded: Loaded) -> None:
+        self.setup, self.loaded, self.began = setup, loaded, int(time.time())
         pool = VerifierPool(seconds=setup.verifier_seconds)
         pool.raise_concurrency(8)
         self.service = Service(
-            setup.decoder,
+            loaded.decoder,
             model=setup.model,
             limits=setup.limits,
             pool=pool,
-            pieces=setup.tokens.pieces,
+            pieces=loaded.tokens.pieces,
             journal=setup.journal,
         )
         self.metrics = Metrics(self.service)
@@ -102,7 +117,12 @@ class _State:
         """Check a request, and queue it."""
         setup = self.setup
         order = order_of(
-            asked, new_name(), model=setup.model, decoding=setup.decoding, defaults=setup.defaults, limits=setup.limits
+            asked,
+            new_name(),
+            model=setup.model,
+            decoding=self.loaded.decoding,
+            defaults=setup.defaults,
+            limits=setup.limits,
         )
         tree = await asyncio.to_thread(self.service.plant, order)  # a template may be slow, and a cluster asks its own
         prompt = await asyncio.to_thread(self._prompt_tokens, order.problem.prompt)
@@ -112,7 +132,7 @@ class _State:
 
     def _prompt_tokens(self, prompt: Any) -> int:
         try:
-            return len(self.setup.tokens.render(prompt))
+            return len(self.loaded.tokens.render(prompt))
         except UsageError as error:
             raise RefusedError(str(error), param="messages") from error
 
@@ -129,11 +149,13 @@ def create_app(setup: Setup) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.led = state = _State(setup)
+        loaded = await asyncio.to_thread(setup.load)
+        app.state.led = state = _State(setup, loaded)
         try:
             yield
         finally:
             await state.service.close()
+            await asyncio.to_thread(loaded.close)
 
     app = FastAPI(
         title="led_agent",
@@ -223,10 +245,10 @@ def _add_operators(app: FastAPI) -> None:
     @app.get("/v1/settings", responses=_FEW, tags=["search"])
     async def settings(state: State, owner: Owner) -> Settings:
         """What can be asked for."""
-        return _settings(state.setup)
+        return _settings(state.setup, state.loaded.decoding)
 
 
-def _settings(setup: Setup) -> Settings:
+def _settings(setup: Setup, decoding: Decoding) -> Settings:
     embedded, limits = is_embedded(setup.model), setup.limits
     default = setup.defaults.strategy
     return Settings(
@@ -238,7 +260,7 @@ def _settings(setup: Setup) -> Settings:
         verifiers=setup.defaults.names,
         default={
             "strategy": strategy_name(default) if default is not None else "fallback(best-of-n)",
-            "decoding": setup.decoding.label,
+            "decoding": decoding.label,
         },
         limits={"max_tokens": limits.max_tokens, "seconds": limits.seconds, "branches": limits.branches,
                 "tokens": limits.tokens},
@@ -262,7 +284,7 @@ def _add_chat(app: FastAPI) -> None:
         """Search, and reply with the best answer, or the ``n`` best."""
         run = await state.submit(asked, owner)
         headers = {"X-Run-Id": run.id}
-        pieces = state.setup.tokens.pieces if asked.logprobs else None
+        pieces = state.loaded.tokens.pieces if asked.logprobs else None
         if asked.stream:
             return StreamingResponse(
                 until_left(

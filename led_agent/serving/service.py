@@ -260,11 +260,13 @@ class Service:
 
     def _work(self) -> None:
         try:
-            while not (self._closing and not self._live and not self._waiting):
+            while True:
                 self._loop.propose()
                 self._begin()
                 for solution in self._loop.take_done():
                     self._end(solution)
+                if self._closing and not self._live and not self._waiting:
+                    return
                 # What waits has no place: it comes with a run's end, or with a cluster's next decoder.
                 self._loop.receive(_LOOK if self._waiting else None)
         except Exception as error:  # noqa: BLE001 - nobody may wait for a thread that is gone

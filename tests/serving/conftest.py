@@ -8,7 +8,7 @@ import pytest
 
 from led_agent import Search
 from led_agent.local import LocalDecoder
-from led_agent.serving.app import Setup
+from led_agent.serving.app import Loaded, Setup
 from led_agent.serving.asking import Defaults
 from led_agent.serving.run import LOOPBACK_HOSTS
 from tests.serving.servers import Running, endless, running
@@ -21,11 +21,10 @@ def countdown() -> Iterator[Setup]:
         search.prepare()
         decoder = search.decoder
         assert isinstance(decoder, LocalDecoder)
+        loaded = Loaded(decoder, decoder.tokens, search.chosen_decoding)
         yield Setup(
-            decoder=decoder,
             model="countdown",
-            tokens=decoder.tokens,
-            decoding=search.chosen_decoding,
+            load=lambda: loaded,
             defaults=Defaults(),
             hosts=LOOPBACK_HOSTS,
         )

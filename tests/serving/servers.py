@@ -16,7 +16,7 @@ import uvicorn
 from led_agent.engine.tokens import Tokens
 from led_agent.local import LocalDecoder
 from led_agent.protocols import Decoder
-from led_agent.serving.app import Setup, create_app
+from led_agent.serving.app import Loaded, Setup, create_app
 from led_agent.serving.asking import Defaults
 from led_agent.serving.run import _Server, listen
 from led_agent.serving.service import Service
@@ -89,10 +89,8 @@ def endless(slots: int = 4) -> LocalDecoder:
 
 def setup_of(decoder: Decoder, tokens: Tokens, **changes: Any) -> Setup:
     made = Setup(
-        decoder=decoder,
         model="tiny",
-        tokens=tokens,
-        decoding=Decoding.plain(1.0),
+        load=lambda: Loaded(decoder, tokens, Decoding.plain(1.0)),
         defaults=Defaults(verifiers={}, max_tokens=64),
     )
     return replace(made, **changes)

@@ -28,14 +28,14 @@ def led_of(reply: Any) -> dict[str, Any]:
 def test_a_completion_is_what_solve_gives(client: openai.OpenAI, countdown: Setup):
     reply = client.chat.completions.create(**asked())
     strategy = Fallback(BestOfN(8, stop_at_first=False))
-    same = solve(Problem(prompt=PUZZLE), strategy=strategy, decoding=countdown.decoding, seed=0)
+    same = solve(Problem(prompt=PUZZLE), strategy=strategy, decoding=countdown.load().decoding, seed=0)
     led = led_of(reply)
     assert reply.object == "chat.completion"
     assert reply.choices[0].finish_reason == "stop"
     assert led["verified"]
     assert led["answer"] in reply.choices[0].message.content
     assert led["usage"]["branches"] == 8
-    assert reply.usage.prompt_tokens == len(countdown.tokens.render(PUZZLE))
+    assert reply.usage.prompt_tokens == len(countdown.load().tokens.render(PUZZLE))
     assert reply.usage.completion_tokens == led["usage"]["generated_tokens"]
     # Which of several right branches comes first is a matter of time; what each of them says is not.
     assert reply.choices[0].message.content in {same.tree.text(node.id) for node in same.tree.accepted()}

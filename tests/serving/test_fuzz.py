@@ -16,7 +16,7 @@ from schemathesis.specs.openapi.checks import (
 
 from led_agent import Decoding
 from led_agent.engine.tokens import Tokens
-from led_agent.serving.app import Setup, create_app
+from led_agent.serving.app import Loaded, Setup, create_app
 from led_agent.serving.asking import Defaults
 from led_agent.testing import ScriptedDecoder
 from tests.serving.servers import PATIENCE, Running
@@ -32,9 +32,8 @@ CHECKS = [
 
 def description() -> dict[str, Any]:
     """What the server says of itself; it takes no model to say it. Keys are left out: they have tests of their own."""
-    decoder = ScriptedDecoder(["?"])
-    made = Setup(decoder=decoder, model="?", tokens=Tokens(None), decoding=Decoding.greedy(), defaults=Defaults())
-    told = create_app(made).openapi()
+    loaded = Loaded(ScriptedDecoder(["?"]), Tokens(None), Decoding.greedy())
+    told = create_app(Setup(model="?", load=lambda: loaded, defaults=Defaults())).openapi()
     del told["components"]["securitySchemes"]
     for path in told["paths"].values():
         for operation in path.values():
