@@ -19,8 +19,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 __all__ = ["LedError", "MachineError", "ModelError", "PluginError", "UsageError", "boundary", "explain", "raised"]
 

@@ -7,15 +7,16 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
 
 from led_agent.errors import UsageError
-from led_agent.models import embedded_refusal, is_embedded
-from led_agent.problems import BadLine
-from led_agent.types import Problem
+
+if TYPE_CHECKING:
+    from led_agent.problems import BadLine
+    from led_agent.types import Problem
 
 __all__ = ["INTERRUPTED", "name_bad_lines", "print_json", "refuse_unfit", "stderr", "stdout", "stopping"]
 
@@ -35,6 +36,8 @@ def print_json(row: dict[str, Any]) -> None:
 
 def refuse_unfit(model: str | None, problems: Sequence[Problem]) -> None:
     """Stop at once where the embedded model can be asked none of the problems; one that fails alone is a result."""
+    from led_agent.models import embedded_refusal, is_embedded
+
     refusals = [embedded_refusal(problem.text) for problem in problems] if is_embedded(model) else []
     if refusals and all(refusals):
         raise UsageError(f"none of the {len(problems)} problems can be asked; of the first: {refusals[0]}")

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from led_agent.cli.base import print_json, stdout
 from led_agent.cli.options import AsJson, Debug
-from led_agent.doctor import examine
 
 __all__ = ["doctor"]
 
@@ -16,8 +13,14 @@ __all__ = ["doctor"]
 def doctor(as_json: AsJson = False, debug: Debug = False) -> None:
     """Report versions, devices, models, Ray, the cache folder, and the sandbox's tier with its probes.
 
-    The exit code is 0 where problems can be solved and judged here, and 3 where something that it takes is missing.
+    Each line is something that was tried or looked for here; what is missing says how to get it. Nothing is installed
+    or changed.
     """
+    from rich.table import Table
+    from rich.text import Text
+
+    from led_agent.doctor import examine
+
     broken = False
     table = Table(show_edge=False)
     for column in ("", "name", "", "found"):

@@ -7,31 +7,48 @@ from typing import Annotated
 
 import typer
 
-from led_agent.bench.command import parse_peers, print_result, run_bench, workload_of
 from led_agent.cli.base import INTERRUPTED, name_bad_lines, print_json, stderr, stdout
-from led_agent.cli.options import AsJson, Debug, Device, Dtype, MaxTokens, Quiet, Seed, Slots
-from led_agent.diagnose import default_problems
-from led_agent.diagnose import diagnose as run_diagnosis
-from led_agent.diagnosis_view import check_plot, plot_diagnosis, render_diagnosis, stages
+from led_agent.cli.completing import MODELS, offer
+from led_agent.cli.options import (
+    OUTPUT,
+    PROBLEM,
+    WORKLOAD,
+    AsJson,
+    AsMarkdown,
+    Debug,
+    Device,
+    Dtype,
+    Limit,
+    MaxTokens,
+    Quiet,
+    Seed,
+    Slots,
+)
 from led_agent.errors import UsageError
-from led_agent.problems import read_problems
 
 __all__ = ["bench", "diagnose"]
 
 
 def diagnose(
-    model: Annotated[str, typer.Argument(help="Alias, folder or hub id. See `led-agent models`.")],
+    model: Annotated[
+        str, typer.Argument(help="Alias, folder or hub id. See `led-agent models`.", autocompletion=offer(MODELS))
+    ],
     problems: Annotated[
         Path | None,
         typer.Option(
             help="JSONL, a problem a line; where there are answers, accuracy is measured, too.",
             show_default="puzzles for the embedded model, word problems for others",
+            rich_help_panel=PROBLEM,
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many problems.")] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Branches a problem and temperature.")] = 4,
+    limit: Limit = None,
+    samples: Annotated[
+        int, typer.Option(min=1, help="Branches a problem and temperature.", rich_help_panel=WORKLOAD)
+    ] = 4,
     max_tokens: MaxTokens = 128,
-    plot: Annotated[Path | None, typer.Option(help="Draw a picture into this file: .png, .svg or .pdf.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw a picture into this file: .png, .svg or .pdf.", rich_help_panel=OUTPUT)
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -42,8 +59,15 @@ def diagnose(
 ) -> None:
     """Measure a model's entropy by depth, and say whether LED can be expected to help it, and with which settings.
 
-    The exit code is 0 whatever is recommended, and 2 where a line of the problems file is no problem.
+    The model answers some problems; at every position the posteriors of all its layers are read off, which shows
+    whether the last one has collapsed, how often LED would explore, and how far it would move the sampler. Where the
+    problems have answers, accuracy is measured at several temperatures, too.
     """
+    from led_agent.diagnose import default_problems
+    from led_agent.diagnose import diagnose as run_diagnosis
+    from led_agent.diagnosis_view import check_plot, plot_diagnosis, render_diagnosis, stages
+    from led_agent.problems import read_problems
+
     if plot is not None:
         check_plot(plot)
     asked, bad = read_problems(problems) if problems is not None else (default_problems(model), [])
@@ -68,26 +92,39 @@ def diagnose(
 
 
 def bench(
-    model: Annotated[str | None, typer.Argument(help="Alias, folder or hub id.", show_default="countdown")] = None,
-    branches: Annotated[int, typer.Option(help="That grow from one prompt at a time.")] = 16,
-    prompt: Annotated[int, typer.Option(help="Tokens of the prompt; other ones in each round.")] = 1024,
-    new: Annotated[int, typer.Option(help="New tokens a branch; none ends early.")] = 256,
-    rounds: Annotated[int, typer.Option(help="In which each is timed once, in turn.")] = 5,
-    temperature: Annotated[float, typer.Option(help="That all sample by.")] = 0.8,
+    model: Annotated[
+        str | None,
+        typer.Argument(help="Alias, folder or hub id.", show_default="countdown", autocompletion=offer(MODELS)),
+    ] = None,
+    branches: Annotated[
+        int, typer.Option(help="Branches that grow from one prompt at a time.", rich_help_panel=WORKLOAD)
+    ] = 16,
+    prompt: Annotated[
+        int, typer.Option(help="Tokens of the prompt; other ones in each round.", rich_help_panel=WORKLOAD)
+    ] = 1024,
+    new: Annotated[int, typer.Option(help="New tokens a branch; none ends early.", rich_help_panel=WORKLOAD)] = 256,
+    rounds: Annotated[
+        int, typer.Option(help="Rounds, in which each is timed once, in turn.", rich_help_panel=WORKLOAD)
+    ] = 5,
+    temperature: Annotated[
+        float, typer.Option(help="The temperature that all sample by.", rich_help_panel=WORKLOAD)
+    ] = 0.8,
     peers: Annotated[
         str | None,
         typer.Option(
             help="What to compare with: generate, static, continuous, llama.cpp, with commas between them, or none.",
             show_default="all that are installed",
+            rich_help_panel=WORKLOAD,
         ),
     ] = None,
     gguf: Annotated[
-        Path | None, typer.Option(help="The model as a GGUF file of the same dtype, for llama.cpp.")
+        Path | None,
+        typer.Option(help="The model as a GGUF file of the same dtype, for llama.cpp.", rich_help_panel=WORKLOAD),
     ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     as_json: AsJson = False,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables, and nothing else.")] = False,
+    as_markdown: AsMarkdown = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -97,6 +134,8 @@ def bench(
     a round on a CPU where prompts are long), and llama.cpp. One that isn't here is named, with what to install. Ctrl-C
     keeps and prints the rounds that are complete.
     """
+    from led_agent.bench.command import parse_peers, print_result, run_bench, workload_of
+
     if as_json and as_markdown:
         raise UsageError("give --json or --markdown, not both")
     work, chosen = workload_of(branches, prompt, new, temperature, dtype), parse_peers(peers)

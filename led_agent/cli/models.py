@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from rich.table import Table
-from rich.text import Text
-
 from led_agent.cli.base import print_json, stdout
 from led_agent.cli.options import AsJson, Debug
-from led_agent.models import known_models
 
 __all__ = ["models"]
 
 
 def models(as_json: AsJson = False, debug: Debug = False) -> None:
-    """List the models that have a name, and where they are."""
+    """List the models that have a name, and where they are.
+
+    Two are inside the package; others are named by a folder or a hub's id, and are not listed here.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    from led_agent.models import known_models
+
     found = known_models()
     if as_json:
         for info in found:

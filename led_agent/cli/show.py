@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from led_agent.cli.base import print_json, stdout
-from led_agent.cli.options import AsJson, Debug
+from led_agent.cli.options import OUTPUT, PROBLEM, AsJson, Debug
 from led_agent.errors import UsageError
 from led_agent.journal import read_trees
 from led_agent.solution import Solution
@@ -31,13 +31,19 @@ class TreeFormat(StrEnum):
 
 def show(
     journal: Annotated[Path, typer.Argument(help="A file made by --save, or a run's folder.")],
-    problem: Annotated[str | None, typer.Option(help="Only the problem of this id.")] = None,
-    form: Annotated[TreeFormat, typer.Option("--format", help="What to print.")] = TreeFormat.text,
-    full: Annotated[bool, typer.Option(help="The whole text of the best branch, too.")] = False,
+    problem: Annotated[str | None, typer.Option(help="Only the problem of this id.", rich_help_panel=PROBLEM)] = None,
+    form: Annotated[
+        TreeFormat, typer.Option("--format", help="What to print.", rich_help_panel=OUTPUT)
+    ] = TreeFormat.text,
+    full: Annotated[bool, typer.Option(help="The whole text of the best branch, too.", rich_help_panel=OUTPUT)] = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Print the trees of a saved run."""
+    """Print the trees of a saved run.
+
+    A line a branch, with its status, decoding, verdict and the end of its text; then the answer and what it cost. The
+    run may still be going on, or have been cut off. Other formats hold all of the tree, for other tools.
+    """
     trees = read_trees(journal / "journal.jsonl" if journal.is_dir() else journal)
     if not trees:
         raise UsageError(f"{journal} holds no run yet")

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from pydantic import ValidationError
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.text import Text
 
-from led_agent.cli.base import INTERRUPTED, name_bad_lines, print_json, refuse_unfit, stderr, stdout, stopping
 from led_agent.cli.options import (
+    OUTPUT,
+    PROBLEM,
     All,
     AsJson,
     BudgetSeconds,
@@ -26,6 +21,7 @@ from led_agent.cli.options import (
     DecodingName,
     Device,
     Dtype,
+    Limit,
     Matches,
     MaxTokens,
     Model,
@@ -38,23 +34,16 @@ from led_agent.cli.options import (
     Tries,
     VerifierNames,
 )
-from led_agent.cli.searching import SearchSettings
-from led_agent.errors import UsageError, explain
-from led_agent.journal import Journal
-from led_agent.models import default_model
-from led_agent.problems import Shard, read_problems
-from led_agent.runs import RunFolder
-from led_agent.search import Search
-from led_agent.solution import Solution
-from led_agent.types import Problem
-from led_agent.view import LinesView, LiveView, render_solution, render_tree
 
 __all__ = ["run", "solve"]
 
 
 def solve(
     problem: Annotated[str, typer.Argument(help="The problem; - reads it from standard input.")],
-    answer: Annotated[str | None, typer.Option(help="The reference answer; branches are verified against it.")] = None,
+    answer: Annotated[
+        str | None,
+        typer.Option(help="The reference answer; branches are verified against it.", rich_help_panel=PROBLEM),
+    ] = None,
     model: Model = None,
     strategy: StrategyName = None,
     n: Count = None,
@@ -69,7 +58,8 @@ def solve(
     budget_tokens: BudgetTokens = None,
     budget_seconds: BudgetSeconds = None,
     save: Annotated[
-        Path | None, typer.Option(help="Keep every event in this file; an unfinished run in it is resumed.")
+        Path | None,
+        typer.Option(help="Keep every event in this file; an unfinished run in it is resumed.", rich_help_panel=OUTPUT),
     ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -80,24 +70,32 @@ def solve(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Solve one problem and show how."""
+    """Solve one problem and show how.
+
+    Several branches of the model try at once, exploring posteriors of its late layers; verifiers judge them, and the
+    first that is accepted ends the search. Where all are rejected, the model is asked again, more and more
+    conservatively. Without verifiers named, the problem is judged by what it calls for: an answer, tests, or the rules
+    of the game. Ctrl-C keeps and prints what there is.
+    """
+    from led_agent.cli.searching import SearchSettings
+    from led_agent.cli.solving import solve_one
+
     settings = SearchSettings(
         model, n, decoding, seed, max_tokens, tries, all_branches, tuple(stop or ()), pattern,
         budget_tokens, budget_seconds, device, dtype, slots, tuple(verifier or ()), strategy, cluster, cluster_wait,
     )  # fmt: skip
-    asked = _problem(sys.stdin.read() if problem == "-" else problem, answer)
-    with _journal(save, asked) as journal:
-        solution = _solve_one(settings, asked, journal, quiet or as_json)
-    _print_solution(solution, as_json)
-    raise typer.Exit(INTERRUPTED if solution.status == "interrupted" else int(not solution.verified))
+    raise typer.Exit(solve_one(settings, problem, answer, save, as_json=as_json, quiet=quiet))
 
 
 def run(
     problems: Annotated[
         Path, typer.Argument(help="JSONL, a problem a line: prompt, and id, answer, … where there are.")
     ],
-    out: Annotated[Path, typer.Option(help="The folder to keep the run in; a run that is there is resumed.")],
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many problems.")] = None,
+    out: Annotated[
+        Path,
+        typer.Option(help="The folder to keep the run in; a run that is there is resumed.", rich_help_panel=OUTPUT),
+    ],
+    limit: Limit = None,
     shard: ShardOf = None,
     model: Model = None,
     strategy: StrategyName = None,
@@ -123,120 +121,15 @@ def run(
 ) -> None:
     """Solve the problems of a file; what is finished in the folder is not done again.
 
-    A line that is no problem is named and passed over, and the exit code is then 2; else it is 0 where every problem
-    was verified, and 1 where one was not.
+    Each problem is searched as `led-agent solve` does it; results stand in results.jsonl, and every event in
+    journal.jsonl, both in the folder of --out. The same command goes on where it was killed; where its settings differ
+    from the run's, it says which and stops. A line that is no problem is named and passed over.
     """
+    from led_agent.cli.searching import SearchSettings
+    from led_agent.cli.solving import run_file
+
     settings = SearchSettings(
         model, n, decoding, seed, max_tokens, tries, all_branches, tuple(stop or ()), pattern,
         budget_tokens, budget_seconds, device, dtype, slots, tuple(verifier or ()), strategy, cluster, cluster_wait,
     )  # fmt: skip
-    part = Shard.parse(shard) if shard is not None else None
-    asked, bad = read_problems(problems)
-    name_bad_lines(problems, bad)
-    asked = [problem for problem in asked[:limit] if part is None or part.holds(problem)]
-    refuse_unfit(model, asked)
-    # A run that has no parts keeps the settings that it always had, so that it can be resumed by any version.
-    record = settings.record() if part is None else {**settings.record(), "shard": str(part)}
-    with RunFolder(out, record) as folder:
-        interrupted = _run_all(settings, asked, folder, as_json=as_json, quiet=quiet)
-        verified = [folder.finished[p.key] for p in asked if p.key in folder.finished]
-        if not as_json:
-            stdout.print(
-                f"{len(verified)} of {len(asked)} problems finished, {sum(verified)} verified; results in {folder.path}"
-            )
-    if interrupted:
-        raise typer.Exit(INTERRUPTED)
-    raise typer.Exit(2 if bad else int(not all(verified)))
-
-
-def _problem(text: str, answer: str | None) -> Problem:
-    try:
-        return Problem(prompt=text, answer=answer)
-    except ValidationError as error:
-        raise UsageError(explain(error).removeprefix("Problem: ")) from error
-
-
-def _journal(path: Path | None, problem: Problem) -> Any:
-    """The file to keep the run in: a new one, or one that holds this problem unfinished."""
-    if path is None:
-        return nullcontext()
-    journal = Journal(path)
-    others = [key for key in journal if key != problem.key]
-    if others or journal.finished(problem.key):
-        journal.close()
-        held = "other problems" if others else "a finished run of this problem"
-        raise UsageError(f"{path} holds {held}; `led-agent show {path}` prints it; give --save another file")
-    return journal
-
-
-def _solve_one(settings: SearchSettings, problem: Problem, journal: Journal | None, quiet: bool) -> Solution:
-    header = f"{settings.model or default_model()}  {settings.decoding or ''}".rstrip()
-    view = None if quiet else LiveView(stderr, header) if stderr.is_terminal else LinesView(stderr)
-    with settings.search([problem], journal, view) as search:
-        _load(search, quiet)
-        with stopping(search.stop), view if view is not None else nullcontext():
-            return search.solve(problem)
-
-
-def _run_all(
-    settings: SearchSettings, problems: list[Problem], folder: RunFolder, *, as_json: bool, quiet: bool
-) -> bool:
-    """Solve what is not finished; whether it was interrupted."""
-    left = folder.remaining(problems)
-    if len(left) < len(problems) and not quiet:
-        stderr.print(f"{len(problems) - len(left)} of {len(problems)} problems are finished already")
-    if not left:
-        return False
-    progress = Progress(
-        TextColumn("problems"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[told]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=stderr,
-        disable=quiet,
-    )
-    verified = tokens = 0
-    interrupted = False
-    with settings.search(problems, folder.journal, None) as search:
-        _load(search, quiet)
-        with stopping(search.stop), progress:
-            task = progress.add_task("", total=len(problems), completed=len(problems) - len(left), told="")
-            for solution in search.solve_many(left, ordered=False):
-                folder.keep(solution)
-                interrupted |= solution.status == "interrupted"
-                if solution.status == "interrupted":
-                    continue
-                verified, tokens = verified + solution.verified, tokens + solution.usage.generated_tokens
-                elapsed = progress.tasks[0].elapsed or 1e-9
-                progress.update(task, advance=1, told=f"{verified} verified, {tokens / elapsed:.0f} tokens/s")
-                _report(solution, as_json=as_json, quiet=quiet, console=progress.console)
-            interrupted |= search.stopped
-    return interrupted
-
-
-def _report(solution: Solution, *, as_json: bool, quiet: bool, console: Console) -> None:
-    if as_json:
-        print_json(solution.row())
-    elif not quiet:
-        mark = "[green]verified[/]" if solution.verified else "[yellow]not verified[/]"
-        console.print(f"{solution.problem.key}: {mark}", Text(solution.reason), highlight=False)
-
-
-def _load(search: Search, quiet: bool) -> None:
-    """Load the model with a sign of life, and check what can only be checked with it."""
-    with nullcontext() if quiet else stderr.status("loading the model"):
-        search.prepare()
-
-
-def _print_solution(solution: Solution, as_json: bool) -> None:
-    if as_json:
-        print_json(solution.row())
-        return
-    stdout.print(render_tree(solution.tree))
-    if solution.text:
-        stdout.print()
-        stdout.print(Text(solution.text.strip()), soft_wrap=True)
-    stdout.print()
-    stdout.print(render_solution(solution))
+    raise typer.Exit(run_file(settings, problems, out, limit=limit, shard=shard, as_json=as_json, quiet=quiet))

@@ -12,8 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from led_agent.cli.base import print_json, stderr, stdout
-from led_agent.cli.options import AsJson, Debug
-from led_agent.cluster.plan import as_cluster
+from led_agent.cli.options import OUTPUT, AsJson, Debug
 from led_agent.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,12 +25,18 @@ def top(
     cluster: Annotated[
         str, typer.Argument(metavar="[CLUSTER]", help="auto (the one on this machine), host:port or ray://host:port.")
     ] = "auto",
-    once: Annotated[bool, typer.Option("--once", help="Print it once and end.")] = False,
-    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Print it once and end.", rich_help_panel=OUTPUT)] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.", rich_help_panel=OUTPUT)] = 1.0,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Watch the decoders and verifiers of a cluster: tokens, slots, retries. With --json one object a look."""
+    """Watch the decoders and verifiers of a cluster: tokens, slots, retries.
+
+    Every search that runs on the cluster is shown, with what it has lost and sent again; a decoder that doesn't answer
+    is named. It only looks: nothing changes by it. With --json it prints one object a look. Ctrl-C ends it.
+    """
+    from led_agent.cluster.plan import as_cluster
+
     where = as_cluster(cluster)
     if where.address in (None, "local"):
         raise UsageError(f"cluster is {cluster!r}; give auto, host:port or ray://host:port")

@@ -2,47 +2,38 @@
 
 from __future__ import annotations
 
-import json
-import os
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Annotated
+from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
-from led_agent.bulk import Answer, Bulk, Row, count_lines, read_answers, wilson
-from led_agent.cli.base import INTERRUPTED, name_bad_lines, print_json, stderr, stdout, stopping
-from led_agent.cli.options import AsJson, Debug, Quiet, VerifierNames
-from led_agent.errors import MachineError, UsageError
-from led_agent.journal import drop_torn_line
-from led_agent.problems import BadLine, read_problems
-from led_agent.protocols import Verifier
-from led_agent.search import DefaultVerifiers
-from led_agent.types import Branch, Problem, Verdict
-from led_agent.verifiers.named import parse_verifier
+from led_agent.cli.options import MACHINE, OUTPUT, PROBLEM, AsJson, Debug, Quiet, VerifierNames
 
 __all__ = ["verify"]
 
-_STATUSES = ("accepted", "rejected", "abstained", "error")
-
 
 def verify(
-    problems: Annotated[Path, typer.Option(help="JSONL, a problem a line: id, prompt, and answer or tests.")],
+    problems: Annotated[
+        Path, typer.Option(help="JSONL, a problem a line: id, prompt, and answer or tests.", rich_help_panel=PROBLEM)
+    ],
     answers: Annotated[
-        Path, typer.Option(help="JSONL, {id, text} a line; several of one id may be; a run's results.jsonl is one.")
+        Path,
+        typer.Option(
+            help="JSONL, {id, text} a line; several of one id may be; a run's results.jsonl is one.",
+            rich_help_panel=PROBLEM,
+        ),
     ],
     verifier: VerifierNames = None,
     out: Annotated[
-        Path | None, typer.Option(help="Append the verdicts to this file, JSONL; those that are there aren't repeated.")
+        Path | None,
+        typer.Option(
+            help="Append the verdicts to this file, JSONL; those that are there aren't repeated.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     concurrency: Annotated[
-        int | None, typer.Option(min=1, help="Threads that ask verifiers.", show_default="2 a core")
+        int | None,
+        typer.Option(min=1, help="Threads that ask verifiers.", show_default="2 a core", rich_help_panel=MACHINE),
     ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -50,177 +41,12 @@ def verify(
 ) -> None:
     """Judge existing answers in bulk, without a model that writes any.
 
-    A line that is no answer, or answers no problem of the file, is named and passed over, and the exit code is then 2;
-    else it is 0 where every verdict is "accepted", and 1 where one isn't. Ctrl-C keeps what is judged.
+    Each answer is judged by the verifiers named, else by what its problem calls for. A line that is no answer, or
+    answers no problem of the file, is named and passed over. With --out a run that was cut off is resumed. Ctrl-C keeps
+    what is judged.
     """
-    asked, bad = read_problems(problems)
-    name_bad_lines(problems, bad)
-    known = {problem.key: problem for problem in asked}
-    total = count_lines(answers)
-    if total == 0:
-        raise UsageError(f'{answers} holds no answer; a line is {{"id": …, "text": …}}')
-    named = [parse_verifier(name) for name in verifier or ()]
-    _refuse_same_names(named)
-    with ExitStack() as stack:
-        tally = _Tally.of(out)
-        default = _Default()
-        for one in (*named, *default.all):
-            close = getattr(one, "close", None)
-            if callable(close):
-                stack.callback(close)
-        bulk = Bulk(
-            known,
-            (lambda _problem: named) if named else default,
-            concurrency=concurrency or 2 * (os.cpu_count() or 1),
-            done=tally.done,
-        )
-        source = _Source(answers, known, bool(bad))
-        file = stack.enter_context(out.open("ab")) if out is not None else None
-        with stopping(bulk.stop):
-            _judge(bulk, source, tally, file, total=total, as_json=as_json, quiet=quiet)
-    if not as_json:
-        stdout.print(tally.table())
-        stdout.print(f"{tally.fresh} verdicts in {tally.seconds:.1f} s, {tally.fresh / tally.seconds:.0f} a second")
-    if bulk.stopped:
-        raise typer.Exit(INTERRUPTED)
-    raise typer.Exit(2 if source.bad else int(not tally.all_accepted))
+    from led_agent.cli.verifying import verify_file
 
-
-def _judge(
-    bulk: Bulk,
-    source: _Source,
-    tally: _Tally,
-    file: IO[bytes] | None,
-    *,
-    total: int,
-    as_json: bool,
-    quiet: bool,
-) -> None:
-    progress = Progress(
-        TextColumn("answers"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[told]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=stderr,
-        disable=quiet,
+    raise typer.Exit(
+        verify_file(problems, answers, verifier or (), out, concurrency=concurrency, as_json=as_json, quiet=quiet)
     )
-    began = time.perf_counter()
-    with progress:
-        task = progress.add_task("", total=total, told="")
-        for row in bulk.rows(source.answers(lambda: progress.advance(task))):
-            _keep(row, file)
-            tally.add(row)
-            if as_json:
-                print_json(row)
-            tally.seconds = max(1e-9, time.perf_counter() - began)
-            progress.update(task, told=f"{tally.fresh / tally.seconds:.0f} verdicts/s")
-
-
-def _keep(row: Row, file: IO[bytes] | None) -> None:
-    if file is None:
-        return
-    try:
-        file.write((json.dumps(row) + "\n").encode())
-        file.flush()
-    except OSError as error:
-        raise MachineError(f"can't write {file.name}: {error.strerror}") from error
-
-
-def _refuse_same_names(verifiers: Sequence[Verifier]) -> None:
-    """Rows name their verifier: two of one name couldn't be told apart."""
-    from led_agent.judging import verifier_name
-
-    twice = [name for name, count in Counter(map(verifier_name, verifiers)).items() if count > 1]
-    if twice:
-        raise UsageError(f"two verifiers are called {twice[0]}, and rows couldn't be told apart; ask them one by one")
-
-
-class _Source:
-    """The answers of a file that belong to a problem; others are named. ``bad`` is whether there was one."""
-
-    def __init__(self, path: Path, known: Mapping[str, Problem], bad: bool) -> None:
-        self._path, self._known, self.bad = path, known, bad
-
-    def answers(self, advance: Callable[[], object]) -> Iterator[Answer]:
-        for found in read_answers(self._path):
-            if isinstance(found, Answer) and found.id not in self._known:
-                found = BadLine(found.line, f"answers {found.id!r}, which is no problem of the file")
-            if isinstance(found, BadLine):
-                self.bad = True
-                name_bad_lines(self._path, [found])
-            else:
-                yield found
-            advance()
-
-
-class _Default:
-    """What each problem calls for, and where that is nothing, a verdict that says so."""
-
-    def __init__(self) -> None:
-        self._chosen = DefaultVerifiers()
-        self.all = self._chosen.all
-
-    def __call__(self, problem: Problem) -> Sequence[Verifier]:
-        return self._chosen(problem) or (_Nothing(),)
-
-
-class _Nothing:
-    name = "none"
-
-    def __call__(self, problem: Problem, branch: Branch, /) -> Verdict:
-        reason = "the problem calls for no verifier: it has no answer and is no puzzle; name one with --verifier"
-        return Verdict(status="abstained", reason=reason)
-
-
-@dataclass
-class _Tally:
-    """How many verdicts of each kind there are, in the file of an earlier run and now."""
-
-    done: Counter[tuple[str, str]] = field(default_factory=Counter)
-    statuses: dict[str, Counter[str]] = field(default_factory=dict)
-    fresh: int = 0
-    seconds: float = 1e-9
-
-    @classmethod
-    def of(cls, path: Path | None) -> _Tally:
-        """Of what a file holds.
-
-        Raises:
-            MachineError: it can't be read or written.
-            UsageError: a line is no verdict.
-        """
-        tally = cls()
-        if path is None or not path.exists():
-            return tally
-        drop_torn_line(path)
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    row = json.loads(line)
-                    tally.done[row["id"], row["verifier"]] += 1
-                    tally.statuses.setdefault(row["verifier"], Counter())[row["status"]] += 1
-                except (ValueError, LookupError, TypeError) as error:
-                    raise UsageError(f"{path} line {number} is no verdict; give --out another file") from error
-        return tally
-
-    def add(self, row: Row) -> None:
-        self.fresh += 1
-        self.statuses.setdefault(row["verifier"], Counter())[row["status"]] += 1
-
-    @property
-    def all_accepted(self) -> bool:
-        return all(set(counts) <= {"accepted"} for counts in self.statuses.values())
-
-    def table(self) -> Table:
-        table = Table(show_edge=False)
-        table.add_column("verifier", no_wrap=True)
-        for column in (*_STATUSES, "accepted of all (95 %)"):
-            table.add_column(column, justify="right")
-        for name, counts in self.statuses.items():
-            accepted, total = counts["accepted"], counts.total()
-            low, high = wilson(accepted, total)
-            share = f"{accepted / total:.1%} ({100 * low:.1f}–{100 * high:.1f})"
-            table.add_row(name, *(str(counts[status]) for status in _STATUSES), share)
-        return table
