@@ -61,6 +61,9 @@ class Commands(Mapping[str, Command]):
             self._made[name] = made
         return self._made[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in LISTED  # by default the item would be made
+
     def __iter__(self) -> Iterator[str]:
         return iter(LISTED)
 

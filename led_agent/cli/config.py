@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from led_agent.cli.base import print_json, stdout
+from led_agent.cli.base import print_json, stderr, stdout
 from led_agent.cli.options import OUTPUT, AsJson, Debug
 from led_agent.cli.settings import Settings
 from led_agent.errors import UsageError
@@ -65,6 +65,8 @@ def config(
         raise UsageError(f"no command is called {command!r}{meant(command, commands)}; there are {', '.join(commands)}")
     settings.know(commands)
     rows = list(_rows(settings, commands, [command] if command is not None else list(commands)))
+    for warning in settings.warnings:
+        stderr.print(warning, style="yellow", markup=False, soft_wrap=True)
     if as_json:
         for row in rows:
             print_json(row.as_json())

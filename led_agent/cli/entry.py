@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
 import led_agent
-from led_agent.cli.base import INTERRUPTED, stderr
 from led_agent.cli.completion import prepare_completion
 from led_agent.cli.help import Group
 from led_agent.cli.settings import Settings
@@ -57,18 +55,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     prepare_completion()
     try:
         app(args=given, prog_name="led-agent", obj=settings)
-    except LedError as error:
-        if settings.debug or "--debug" in given:
-            raise
-        stderr.print(Text(f"error: {error}", style="bold red"), soft_wrap=True)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        if settings.debug or "--debug" in given:
-            raise
-        stderr.print("interrupted")
-        sys.exit(INTERRUPTED)
-    except OSError as error:
+    except (LedError, OSError, KeyboardInterrupt) as error:
         if settings.debug or "--debug" in given or isinstance(error, BrokenPipeError):
             raise
-        stderr.print(Text(f"error: {MachineError(f'{error.filename or error}: {error.strerror}')}"), soft_wrap=True)
-        sys.exit(3)
+        sys.exit(_tell(error))
+
+
+def _tell(error: LedError | OSError | KeyboardInterrupt) -> int:
+    """Say in a line what an exception comes to, and return its exit code."""
+    from rich.text import Text
+
+    from led_agent.cli.base import INTERRUPTED, stderr
+
+    if isinstance(error, KeyboardInterrupt):
+        stderr.print("interrupted")
+        return INTERRUPTED
+    told = error if isinstance(error, LedError) else MachineError(f"{error.filename or error}: {error.strerror}")
+    stderr.print(Text(f"error: {told}", style="bold red"), soft_wrap=True)
+    return told.exit_code

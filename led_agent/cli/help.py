@@ -28,6 +28,7 @@ __all__ = ["Command", "Group"]
 
 _NAMES = 24  # columns for what stands at the left
 _FIRST, _LAST = ("Arguments", PROBLEM), (OUTPUT, MESSAGES)
+_WITHOUT = ("config", "completion", "help")  # what works whatever settings there are
 _INSTEAD = {"strategy": ("n", "tries", "all_branches")}  # an option and those that it stands in place of
 
 
@@ -196,7 +197,9 @@ class Command(TyperCommand):
 
     def make_context(self, info_name: Any, args: Any, parent: Any = None, **extra: Any) -> Any:
         settings = parent.obj if parent is not None else None
-        if not isinstance(settings, Settings) or extra.get("resilient_parsing") or not settings.anything():
+        if not isinstance(settings, Settings) or self.name in _WITHOUT or extra.get("resilient_parsing"):
+            return super().make_context(info_name, args, parent, **extra)
+        if not settings.anything():
             return super().make_context(info_name, args, parent, **extra)
         settings.know(parent.command.commands)
         defaults = _Defaults(settings, str(self.name))
@@ -206,6 +209,9 @@ class Command(TyperCommand):
             raise _placed(error, defaults.given) from error
         _drop_replaced(self, ctx)
         return ctx
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _for_completion(ctx, super().get_params(ctx))
 
     def invoke(self, ctx: Any) -> Any:
         if isinstance(ctx.obj, Settings):
@@ -230,6 +236,14 @@ class Command(TyperCommand):
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         _write_page(formatter, PAGES.get(str(self.name), Page()), _settings_told(self))
+
+
+def _for_completion(ctx: Any, parameters: Sequence[Any]) -> list[Any]:
+    """A command's parameters. For a shell that completes, values stay text: nothing is called with them, and converting
+    them imports pydantic."""
+    for parameter in parameters if ctx.resilient_parsing else ():
+        parameter.process_value = lambda _ctx, value: value
+    return list(parameters)
 
 
 def _source(ctx: Any, name: str) -> str:
@@ -289,6 +303,9 @@ class Group(TyperGroup):
         self._listing = False
         self._all = Commands()
         self.commands = typing.cast(Any, self._all)
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _for_completion(ctx, super().get_params(ctx))
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(self._all)

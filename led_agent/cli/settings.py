@@ -22,8 +22,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
 from led_agent.cli.options import OUTPUT, PROBLEM
 from led_agent.errors import MachineError, UsageError
 from led_agent.naming import kinds, meant
@@ -115,11 +113,11 @@ class File:
             text = path.read_bytes().decode()
             data = tomllib.loads(text)
         except OSError as error:
-            raise MachineError(f"can't read the settings in {path}: {error.strerror}") from error
+            raise MachineError(f"can't read the settings in {_near(path)}: {error.strerror}") from error
         except UnicodeDecodeError as error:
-            raise UsageError(f"{path} is no text in UTF-8 ({error.reason} at byte {error.start})") from error
+            raise UsageError(f"{_near(path)} is no text in UTF-8 ({error.reason} at byte {error.start})") from error
         except tomllib.TOMLDecodeError as error:
-            raise UsageError(f"{path} is no valid TOML: {error}") from error
+            raise UsageError(f"{_near(path)} is no valid TOML: {error}") from error
         file = cls(path, text)
         for name, value in data.items():
             if isinstance(value, dict):
@@ -176,11 +174,15 @@ class File:
     def at(self, written: str, table: str | None = None) -> str:
         """A key's place, as messages name it."""
         line = self._line(written, table)
-        return f"{self.path} line {line}" if line else str(self.path)
+        return f"{self.name} line {line}" if line else self.name
+
+    @property
+    def name(self) -> str:
+        return _near(self.path)
 
     def where(self, key: str, table: str | None) -> str:
         """The same for a key that was taken, however it was written."""
-        return next((self.at(w, table) for w in (key, key.replace("-", "_")) if self._line(w, table)), str(self.path))
+        return next((self.at(w, table) for w in (key, key.replace("-", "_")) if self._line(w, table)), self.name)
 
     def _line(self, written: str, table: str | None) -> int | None:
         return self._lines.get((table, written))
@@ -201,6 +203,12 @@ class File:
                     found.setdefault((name, inner), before + 1)
             before = at
         return found
+
+
+def _near(path: Path) -> str:
+    """A path, as short as it can be said from here."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def _fits(item: Any, option: Option) -> bool:
@@ -266,10 +274,14 @@ class Settings:
 
     def anything(self) -> bool:
         """Whether there is a variable or a file at all; cheap."""
-        return any(name.startswith(PREFIX) for name in self._environment) or any(at.there for at in self.looked())
+        return any(name.startswith(PREFIX) for name in self._environment) or any(
+            at.there or at.kind == "named" for at in self.looked()
+        )
 
     def looked(self) -> list[Looked]:
         """The files that are looked for, the first one first. Of a project's the nearest that is there counts."""
+        import platformdirs
+
         named = self.config or self._environment.get("LED_AGENT_CONFIG") or None
         if named == NO_FILE:
             return []
