@@ -78,6 +78,12 @@ class Solution(Record):
             "usage": self.usage.model_dump(),
         }
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from led_agent.notebook import solution_html
+
+        return solution_html(self)
+
 
 def _answer(text: str, verdict: Verdict | None, ended: Ended) -> str | None:
     """As the verifier extracted it, else as it was read when votes were counted, else as it reads from the text."""

@@ -369,6 +369,12 @@ class Tree:
             tree.apply(event)
         return tree
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from led_agent.notebook import tree_html
+
+        return tree_html(self)
+
     # --- export and import -------------------------------------------------------------------------------------
 
     def to_json(self) -> str:
