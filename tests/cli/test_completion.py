@@ -161,7 +161,7 @@ def test_names_are_those_that_the_library_takes():
     assert set(completing.MODELS) == set(ALIASES)
     assert set(completing.VERIFIERS) == set(VERIFIER_NAMES)
     assert {name.removesuffix("NAME") for name in NAMES} == set(completing.TASKS)
-    assert set(completing.STRATEGIES) == {named._spelled(cls) for cls in named._known().values()}
+    assert set(completing.STRATEGIES) == set(named.strategy_names())
     for name, hint in completing.STRATEGIES.items():
         fields = {
             field
