@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+os.environ["LED_AGENT_CONFIG"] = "none"  # no test goes by the settings of whoever runs it
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 
-from led_agent.cli.help import Command
+from led_agent.cli.command import Command
 
 __all__ = ["LISTED", "Commands", "Listed"]
 

@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 import led_agent
+from led_agent.cli.command import Group
 from led_agent.cli.completion import prepare_completion
-from led_agent.cli.help import Group
 from led_agent.cli.settings import Settings
 from led_agent.errors import LedError, MachineError
 

@@ -39,6 +39,7 @@ OTHER_VARIABLES = {
 }
 _ONE_CALL = (PROBLEM, OUTPUT)
 _GENERAL = {"help", "version", "config"}
+_VARIABLES = 2  # places before those in files
 _YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
@@ -62,10 +63,11 @@ class Option:
 
 @dataclass(frozen=True)
 class Given:
-    """A value, and where it stands: a variable, or a file's line."""
+    """A value, where it stands (a variable, or a file's line), and how early that is in the order of places."""
 
     value: Any
     where: str
+    rank: int
 
 
 def options_of(command: Any) -> dict[str, Option]:
@@ -365,9 +367,9 @@ def _variable(key: str) -> str:
 
 
 def _from_variables(variables: Mapping[str, str], command: str, option: Option) -> Given | None:
-    for name in (_variable(f"{command}-{option.key}"), _variable(option.key)):
+    for rank, name in enumerate((_variable(f"{command}-{option.key}"), _variable(option.key))):
         if variables.get(name):  # empty is as good as not there, as everywhere
-            return Given(_from_text(name, variables[name], option), name)
+            return Given(_from_text(name, variables[name], option), name, rank)
     return None
 
 
@@ -395,10 +397,12 @@ def _from_text(name: str, text: str, option: Option) -> Any:
 
 def _from_files(files: list[File], command: str, option: Option) -> Given | None:
     key = option.key
-    for file in files:
-        for table, values in ((command, file.tables.get(command, {})), (None, file.top)):
-            if key in values:
-                value = values[key]
-                single = option.several and not isinstance(value, list)  # at the top, for commands that take one, too
-                return Given([value] if single else value, file.where(key, table))
+    places = [
+        place for file in files for place in ((file, command, file.tables.get(command, {})), (file, None, file.top))
+    ]
+    for rank, (file, table, values) in enumerate(places, _VARIABLES):
+        if key in values:
+            value = values[key]
+            single = option.several and not isinstance(value, list)  # at the top, for commands that take one, too
+            return Given([value] if single else value, file.where(key, table), rank)
     return None

@@ -118,6 +118,12 @@ def test_an_option_that_was_typed_drops_those_of_files_that_it_stands_in_place_o
     (project / "led-agent.toml").write_text('strategy = "best-of-n:n=2"\n')
     code, out, _ = tool("solve", PUZZLE, "--n", 3, "--all", "--json")
     assert json.loads(out)["usage"]["branches"] >= 3
+    (project / "led-agent.toml").write_text('n = 5\ntries = 1\n[solve]\nstrategy = "best-of-n:n=2"\n')
+    code, out, err = tool("solve", PUZZLE, "--json")
+    assert json.loads(out)["usage"]["branches"] <= 2
+    assert "settings: --strategy from led-agent.toml line 4\n" in err
+    (project / "led-agent.toml").write_text('n = 5\nstrategy = "beam"\n')
+    assert "not both" in tool("solve", PUZZLE)[2]
     code, _, err = tool("solve", PUZZLE, "--n", 3, "--strategy", "beam")
     assert (code, "not both" in err) == (2, True)
 

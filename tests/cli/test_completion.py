@@ -36,6 +36,7 @@ def shell(tmp_path: Path) -> Any:
         **os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "HOME": str(home),
         "XDG_CONFIG_HOME": str(home / ".config"),
     }  # fmt: skip
+    del variables["LED_AGENT_CONFIG"]  # tests/conftest.py's
 
     def call(name: str, script: str, *options: str) -> str:
         if shutil.which(name) is None:
