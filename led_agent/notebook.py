@@ -30,12 +30,12 @@ _STATUSES = ("accepted", "rejected", "open", "expanded", "pruned", "failed")
 # what is left is readable.
 _STYLE = """<style>
 .led-agent{font-family:system-ui,sans-serif;font-size:13px;line-height:1.45;color:inherit;max-width:60em}
-.led-agent details,.led-agent .leaf{margin:2px 0 2px 1em;padding-left:.5em;border-left:3px solid currentColor}
+.led-agent details{margin:2px 0 2px 1em;padding-left:.5em;border-left:3px solid currentColor}
 .led-agent summary{cursor:pointer}
 .led-agent pre{white-space:pre-wrap;overflow-wrap:anywhere;margin:.3em 0;padding:.4em;font-size:12px;
 background:transparent;color:inherit;border:1px solid;border-color:rgba(127,127,127,.4)}
 .led-agent .dim{opacity:.7}
-.led-agent table{border-collapse:collapse;margin:.3em 0}
+.led-agent table{border-collapse:collapse;margin:.3em 0;font:inherit;color:inherit}
 .led-agent th,.led-agent td{text-align:left;padding:0 .8em .1em 0;background:transparent;color:inherit;border:0}
 .led-agent .strip i{display:inline-block;width:5px;height:14px;background:#c2410c}
 .led-agent .strip i.x{border-bottom:3px solid #2563eb}
@@ -191,7 +191,7 @@ def _inside(node: Node, most: int) -> str:
 
 
 def _strip(branch: Branch) -> str:
-    """The best branch's entropy, a cell a token, the darker the less sure; what was explored is underlined."""
+    """The best branch's entropy, a cell a token, the stronger the less sure; what was explored is underlined."""
     entropies = branch.entropies[:_MOST_TOKENS]
     if not entropies:
         return ""
@@ -199,7 +199,7 @@ def _strip(branch: Branch) -> str:
     explored = (*branch.explored, *(False for _ in entropies))
     cells = "".join(_cells(entropies, explored, highest))
     cut = f" of the first {_MOST_TOKENS} tokens" if len(branch.entropies) > _MOST_TOKENS else ""
-    told = f"entropy{cut} of the best branch, a cell a token; the darkest is {highest:.2f} nat; underlined are explored"
+    told = f"entropy{cut} of the best branch, a cell a token, the strongest {highest:.2f} nat; underlined are explored"
     return f'<div class="strip">{cells}<div class="dim">{told}</div></div>'
 
 

@@ -35,7 +35,7 @@ ELEMENTS = {
     "style", "div", "table", "tr", "th", "td", "b", "span", "details", "summary", "pre", "code", "i",
 }  # fmt: skip
 CLASSES = {
-    "led-agent", "dim", "strip", "x", "leaf", "accepted", "rejected", "open", "expanded", "pruned", "failed",
+    "led-agent", "dim", "strip", "x", "accepted", "rejected", "open", "expanded", "pruned", "failed",
 }  # fmt: skip
 
 
