@@ -23,7 +23,7 @@ from led_agent.events import Ended, Event, RunStatus
 from led_agent.lines import Index, drop_torn_line, line_of, number_at, read_events, read_lines
 from led_agent.tree import Tree
 
-__all__ = ["Journal", "drop_torn_line", "read_events", "read_trees"]
+__all__ = ["Journal", "drop_torn_line", "each_tree", "read_events", "read_trees"]
 
 
 class Journal:
@@ -139,8 +139,24 @@ def read_trees(path: str | os.PathLike[str]) -> dict[str, Tree]:
     Raises:
         MachineError, UsageError: as ``read_events``.
     """
+    return {tree.problem.key: tree for tree in each_tree(path)}
+
+
+def each_tree(path: str | os.PathLike[str], problem: str | None = None) -> Iterator[Tree]:
+    """Every problem's tree from a journal, or that of one problem, built when it is asked for: a run over more problems
+    than memory holds is read one at a time.
+
+    Raises:
+        MachineError: the file can't be read.
+        UsageError: a line isn't an event, or there is no such problem; the message names it.
+    """
     index = Index(Path(path))
-    return {key: _built(index.path, known.starts) for key, known in index.problems.items()}
+    if problem is not None and problem not in index.problems:
+        there = ", ".join(list(index.problems)[:20]) or "none yet"
+        raise UsageError(f"{path} has no problem {problem!r}; it has {there}")
+    for key, known in index.problems.items():
+        if problem in (None, key):
+            yield _built(index.path, known.starts)
 
 
 def _built(path: Path, starts: Sequence[int]) -> Tree:

@@ -1,23 +1,31 @@
-"""`led-agent show`: the trees of a saved run."""
+"""`led-agent show`: the trees of a saved run, in the terminal, for other programs, or as a page for a browser."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
-from led_agent.cli.base import print_json, stdout
+from led_agent.cli.base import print_json, stderr, stdout
 from led_agent.cli.options import OUTPUT, PROBLEM, AsJson, Debug
 from led_agent.errors import UsageError
-from led_agent.journal import read_trees
+from led_agent.pages.saved import read_saved
 from led_agent.solution import Solution
 from led_agent.tree import Tree
 from led_agent.view import render_solution, render_tree
 
+if TYPE_CHECKING:
+    from led_agent.pages.export import Progress
+
 __all__ = ["show"]
+
+_PATIENCE = 2.0  # seconds of silence
 
 
 class TreeFormat(StrEnum):
@@ -30,27 +38,91 @@ class TreeFormat(StrEnum):
 
 
 def show(
-    journal: Annotated[Path, typer.Argument(help="A file made by --save, or a run's folder.")],
+    run: Annotated[
+        Path, typer.Argument(help="A file made by --save, a run's folder, or a tree as --format printed it.")
+    ],
     problem: Annotated[str | None, typer.Option(help="Only the problem of this id.", rich_help_panel=PROBLEM)] = None,
     form: Annotated[
         TreeFormat, typer.Option("--format", help="What to print.", rich_help_panel=OUTPUT)
     ] = TreeFormat.text,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write a page for a browser instead: one file that fetches nothing.", rich_help_panel=OUTPUT
+        ),
+    ] = None,
+    compare: Annotated[
+        Path | None, typer.Option(help="With --html: a second run, beside the first.", rich_help_panel=OUTPUT)
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="With --html: whose tokenizer texts are shaded with, where the run doesn't name its model.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     full: Annotated[bool, typer.Option(help="The whole text of the best branch, too.", rich_help_panel=OUTPUT)] = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Print the trees of a saved run.
+    """Show the trees of a saved run.
 
     A line a branch, with its status, decoding, verdict and the end of its text; then the answer and what it cost. The
-    run may still be going on, or have been cut off. Other formats hold all of the tree, for other tools.
+    run may still be going on, or have been cut off. Other formats hold all of the tree, for other tools; --html writes
+    a page on which a tree can be looked through, branch by branch and token by token.
     """
-    trees = read_trees(journal / "journal.jsonl" if journal.is_dir() else journal)
-    if not trees:
-        raise UsageError(f"{journal} holds no run yet")
-    if problem is not None and problem not in trees:
-        raise UsageError(f"{journal} has no problem {problem!r}; it has {', '.join(list(trees)[:20])}")
-    for tree in [trees[problem]] if problem is not None else trees.values():
+    if html is not None:
+        _write_page(run, html, problem, compare, model)
+        return
+    if compare is not None or model is not None:
+        raise UsageError("--compare and --model are for a page; say where to write it: --html FILE")
+    for tree in read_saved(run, problem):
         _print_tree(tree, TreeFormat.json if as_json else form, full=full)
+
+
+def _write_page(run: Path, html: Path, problem: str | None, compare: Path | None, model: str | None) -> None:
+    from led_agent.pages.export import write_html
+    from led_agent.pages.shading import Shading
+
+    if html.is_dir():
+        raise UsageError(f"{html} is a folder; give the file to write: --html {html / 'run.html'}")
+    other = read_saved(compare, problem) if compare is not None else None
+    with _patience() as progress:
+        write_html(
+            html, read_saved(run, problem), title=_title(run), other=other,
+            other_title=_title(compare) if compare is not None else "", shading=Shading(model), progress=progress,
+        )  # fmt: skip
+    stderr.print(Text(f"{html}: {html.stat().st_size / 1e6:.1f} MB; open it in a browser"), soft_wrap=True)
+
+
+def _title(run: Path) -> str:
+    return run.resolve().name
+
+
+@contextmanager
+def _patience() -> Iterator[Progress]:
+    """What says how far one is, once it has taken a while: a line that is written anew, or lines in a log."""
+    began = told = time.monotonic()
+    written = 0
+    status = stderr.status("")
+
+    def progress(more: int) -> None:
+        nonlocal told, written
+        written += more
+        now = time.monotonic()
+        if now - began < _PATIENCE:
+            return
+        if stderr.is_terminal:
+            status.update(f"{written} branches written")
+            status.start()
+        elif now - told >= _PATIENCE:
+            stderr.print(f"{written} branches written")
+            told = now
+
+    try:
+        yield progress
+    finally:
+        status.stop()
 
 
 def _print_tree(tree: Tree, form: TreeFormat, *, full: bool) -> None:

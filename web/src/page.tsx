@@ -1,0 +1,2 @@
+// The chat and search page.
+import "./style.css";
