@@ -46,14 +46,45 @@ export function largest(problems: readonly Problem[]): number {
 
 const shortId = (id: string): string => (id.length <= 9 ? id : `…${id.slice(-8)}`);
 
-export function words(node: TreeNode, leaf: boolean): { name: string; text: string; quiet: string } {
-  const room = (leaf ? LEAF_ROOM : INNER_ROOM) - Math.min(9, node.id.length);
-  const answer = node.answer ? flat(node.answer, Math.min(room, 30)) : "";
-  const purpose = node.purpose !== "explore" && node.purpose ? `${node.purpose}` : "";
-  const text = [answer, purpose && `(${flat(purpose, 14)})`].filter(Boolean).join(" ").slice(0, room);
-  const left = room - text.length - 2;
-  const rest = node.pending ? flatEnd(node.tail, Math.max(left, 2)) : flat(node.reason, Math.max(left, 2)) || flatEnd(node.tail, Math.max(left, 2));
-  return { name: shortId(node.id), text, quiet: left > 7 ? rest : "" };
+/** What is written beside a node, in so many characters: its answer, then why it stands as it does. */
+export function words(node: TreeNode, room: number): { name: string; text: string; quiet: string } {
+  const name = shortId(node.id);
+  const text = node.answer ? flat(node.answer, Math.max(2, Math.min(room - name.length, 30))) : "";
+  const left = room - name.length - text.length - 2;
+  const purpose = node.purpose && node.purpose !== "explore" ? `${flat(node.purpose, 14)}: ` : "";
+  if (left < 6) return { name, text, quiet: "" };
+  const rest = (!node.pending && flat(node.reason, left)) || flatEnd(node.tail, left);
+  return { name, text, quiet: flat(purpose + rest, left) };
+}
+
+type Range = [number, number];
+
+/** Where edges leave each column, from top to bottom: a label there has to end before the next column. */
+function crossings(columns: Map<number, Placed[]>): Map<number, Range[]> {
+  const found = new Map<number, Range[]>();
+  for (const [x, column] of columns) {
+    const byParent = new Map<Placed, Range>();
+    for (const each of column) {
+      if (!each.parent) continue;
+      const range = byParent.get(each.parent);
+      if (range) range[1] = each.y;
+      else byParent.set(each.parent, [Math.min(each.y, each.parent.y), Math.max(each.y, each.parent.y)]);
+    }
+    found.set(x - COLUMN, [...byParent.values()]);
+  }
+  return found;
+}
+
+function free(ranges: readonly Range[] | undefined, y: number): boolean {
+  if (!ranges) return true;
+  let [low, high] = [0, ranges.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if ((ranges[middle] as Range)[1] + LINE < y) low = middle + 1;
+    else high = middle;
+  }
+  const range = ranges[low];
+  return !range || range[0] - LINE > y;
 }
 
 export function lay(problem: Problem, shown: ReadonlySet<string> | null, most: number, measure: (text: string) => number): Layout {
@@ -72,23 +103,26 @@ export function lay(problem: Problem, shown: ReadonlySet<string> | null, most: n
   const made: Layout = { all: [], byId: new Map(), columns: new Map(), left: 0, right: 0, top: 0, bottom: 0 };
   for (const at of placed.descendants()) {
     const node = problem.nodes.get(at.data) ?? null;
-    const told = node ? words(node, !at.children) : { name: "problem", text: "", quiet: "" };
     const one: Placed = {
-      id: at.data, node, x: at.y, y: at.x, r: node ? radius(node.tokens, most) : 7, ...told,
-      width: measure([told.name, told.text, told.quiet].filter(Boolean).join("  ")) + 4,
-      parent: at.parent ? (made.byId.get(at.parent.data) ?? null) : null,
-      place: made.all.length,
+      id: at.data, node, x: at.y, y: at.x, r: node ? radius(node.tokens, most) : 7, name: "problem", text: "", quiet: "", width: 0,
+      parent: at.parent ? (made.byId.get(at.parent.data) ?? null) : null, place: made.all.length,
     };
     made.all.push(one);
     made.byId.set(one.id, one);
     const column = made.columns.get(one.x);
     if (column) column.push(one);
     else made.columns.set(one.x, [one]);
-    made.right = Math.max(made.right, one.x + one.r + one.width);
     made.top = Math.min(made.top, one.y - one.r);
     made.bottom = Math.max(made.bottom, one.y + one.r);
   }
   for (const column of made.columns.values()) column.sort((a, b) => a.y - b.y);
+  const edges = crossings(made.columns);
+  for (const each of made.all) {
+    const clear = free(edges.get(each.x), each.y) && free(edges.get(each.x + COLUMN), each.y);
+    if (each.node) Object.assign(each, words(each.node, clear ? LEAF_ROOM : INNER_ROOM));
+    each.width = measure([each.name, each.text, each.quiet].filter(Boolean).join("  ")) + 4;
+    made.right = Math.max(made.right, each.x + each.r + each.width);
+  }
   made.left = -8;
   return made;
 }

@@ -109,18 +109,16 @@ export class Scene {
     const [wide, high] = [layout.right - layout.left, Math.max(1, layout.bottom - layout.top)];
     const k = Math.min(1.15, (this.width - 2 * margin) / wide, (this.height - 2 * margin) / high);
     const scale = Math.max(LEAST, k);
-    const x = scale * wide < this.width - 2 * margin ? margin - layout.left * scale : margin - layout.left * scale;
-    this.to(zoomIdentity.translate(x, this.height / 2 - ((layout.top + layout.bottom) / 2) * scale).scale(scale));
+    this.to(zoomIdentity.translate(margin - layout.left * scale, this.height / 2 - ((layout.top + layout.bottom) / 2) * scale).scale(scale));
     this.touched = false;
   }
 
-  /** The first view: everything where that can be read, else the root's side of it at a size that can. */
+  /** The first view: everything where that can be read, else the root and what is near it at a size that can. */
   private begin(): void {
     this.fit();
-    if (this.transform.k >= LABELS_FROM) return;
     const layout = this.layout;
-    if (!layout) return;
-    const k = Math.max(this.transform.k, Math.min(0.8, (this.width - 44) / Math.min(layout.right - layout.left, 3 * COLUMN)));
+    if (!layout || this.transform.k >= LABELS_FROM) return;
+    const k = 0.8;
     const high = (layout.bottom - layout.top) * k;
     const middle = high < this.height ? (layout.top + layout.bottom) / 2 : (layout.byId.get(ROOT)?.y ?? 0);
     this.to(zoomIdentity.translate(22 - layout.left * k, this.height / 2 - middle * k).scale(k));
@@ -225,13 +223,16 @@ export class Scene {
     this.canvas.width = Math.round(clientWidth * ratio);
     this.canvas.height = Math.round(clientHeight * ratio);
     if (first || !this.touched) this.begin();
+    if (this.selected) this.reveal(this.selected);
     this.paint(); // at once: a resized canvas is empty until then
   }
 
   private readonly clicked = (event: MouseEvent) => {
     if (event.defaultPrevented) return;
     const hit = this.at(event);
-    if (hit) this.events.pick(hit.id);
+    if (!hit) return;
+    this.events.hover(null);
+    this.events.pick(hit.id);
   };
 
   private readonly moved = (event: PointerEvent) => {

@@ -104,7 +104,7 @@ export function described(problem: Problem, id: string): string {
 function Card({ node, at }: { node: TreeNode; at: { x: number; y: number } }) {
   const status = shownStatus(node);
   return (
-    <div class="card" aria-hidden="true" style={{ left: `${at.x}px`, top: `${at.y}px` }}>
+    <div class={at.y > 260 ? "card above" : "card"} aria-hidden="true" style={{ left: `max(0px, min(${at.x}px, 100% - 350px))`, top: `${at.y}px` }}>
       <b>{flat(node.id, 40)}</b> <span class={`badge s-${status}`}>{status}</span> {many(node.tokens, "token")}
       {node.explored > 0 && `, ${(node.explored * 100).toFixed(0)} % explored`}
       {node.rollbacks > 0 && `, ${many(node.rollbacks, "rollback")}`}
