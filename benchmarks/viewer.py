@@ -2,15 +2,16 @@
 
     python benchmarks/viewer.py [--nodes 5000] [--chromium /usr/bin/chromium]
 
-A tree of so many branches is made by the tree's own interface, written as `led-agent show --html` would, and opened in a
-headless Chromium that draws by software. Printed is one JSON object: the page's size, milliseconds from the start of the
-navigation to the tree's first picture, and for two zooms (the first view, and the whole tree in sight) the frames a
+A tree of so many branches is made by the tree's own interface, written as `led-agent show --html` would, and opened in
+a headless Chromium that draws by software. Printed is one JSON object: the page's size, milliseconds from the start of
+the navigation to the tree's first picture, and for two zooms (the first view, and the whole tree in sight) the frames a
 second while the pointer drags it, with the longest frame. Needs `pip install playwright` and a Chromium.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -33,8 +34,9 @@ LEAST_FPS, MOST_MS = 30, 2000
 DRAG = """async ({frames}) => {
   const canvas = document.querySelector("canvas");
   const box = canvas.getBoundingClientRect();
-  const at = (k) => ({clientX: box.left + box.width / 2 + 90 * Math.sin(k / 12), clientY: box.top + box.height / 2 + 2 * k,
-    bubbles: true, cancelable: true, view: window, button: 0, buttons: 1});
+  const [x, y] = [box.left + box.width / 2, box.top + box.height / 2];
+  const at = (k) => ({clientX: x + 90 * Math.sin(k / 12), clientY: y + 2 * k, bubbles: true,
+    cancelable: true, view: window, button: 0, buttons: 1});
   const frame = () => new Promise(requestAnimationFrame);
   const drawn = canvas.ledScene.draws;
   canvas.dispatchEvent(new MouseEvent("mousedown", at(0)));
@@ -68,7 +70,9 @@ def large_tree(nodes: int) -> Tree:
                 )
             )  # fmt: skip
             told = random.choice(["accepted", "rejected", "rejected", "abstained"])
-            tree.judge(request.id, [Verdict(status=told, verifier="v", reason=f"it is {told}", answer="20 + ( 5 * 3 )")])
+            tree.judge(
+                request.id, [Verdict(status=told, verifier="v", reason=f"it is {told}", answer="20 + ( 5 * 3 )")]
+            )
             if request.id.count(".") < 8:
                 levels.append(request.id)
     tree.end(Ended(status="exhausted", reason="measured", usage=tree.usage(1.0)))
@@ -91,7 +95,7 @@ def moved(page: Page, frames: int) -> dict[str, Any]:
     """Frames a second while the tree is dragged."""
     found = page.evaluate(DRAG, {"frames": frames})
     times = found["times"]
-    each = [after - before for before, after in zip(times, times[1:], strict=False)]
+    each = [after - before for before, after in itertools.pairwise(times)]
     return {
         "zoom": round(found["zoom"], 3),
         "frames_per_second": round(1000 * len(each) / (times[-1] - times[0]), 1),
@@ -121,8 +125,9 @@ def main() -> None:
         page.keyboard.press("0")
         whole = moved(page, asked.frames)
         row = {
-            "nodes": len(tree) - 1, "export_seconds": round(exported, 1), "file_mb": round(file.stat().st_size / 1e6, 2),
-            "first_picture_ms": round(picture), "first_view": first, "whole_tree": whole, "chromium": browser.version,
+            "nodes": len(tree) - 1, "export_seconds": round(exported, 1),
+            "file_mb": round(file.stat().st_size / 1e6, 2), "first_picture_ms": round(picture),
+            "first_view": first, "whole_tree": whole, "chromium": browser.version,
             "holds": picture <= MOST_MS and min(first["frames_per_second"], whole["frames_per_second"]) >= LEAST_FPS,
         }  # fmt: skip
         browser.close()

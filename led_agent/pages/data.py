@@ -44,7 +44,7 @@ def problem_head(tree: Tree) -> dict[str, Any]:
         "prompt": problem.text,
         "messages": chat,
         "model": started.model,
-        "seed": started.seed,
+        "seed": str(started.seed),  # 63 bits are more than a browser's numbers hold
         "decoding": started.decoding.label,
         "reference": problem.answer,
         "notes": list(tree[ROOT].notes),
@@ -142,7 +142,7 @@ def detail(tree: Tree, name: str, pieces: Pieces | None = None) -> dict[str, Any
         "verdicts": [v.model_dump(exclude={"feedback"}) for v in node.verdicts],
         "decoder": branch.decoder,
         "attempts": branch.attempts,
-        "seed": request.seed if request is not None else tree.started.seed,
+        "seed": str(request.seed if request is not None else tree.started.seed),
         "prompt": _own_prompt(tree, request),
         "decoding": request.decoding.model_dump(mode="json") if request is not None else None,
     }

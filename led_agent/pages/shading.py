@@ -70,7 +70,10 @@ def _folder(name: str) -> Path | None:
         return None
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(name, "tokenizer.json")
+    try:
+        found = try_to_load_from_cache(name, "tokenizer.json")
+    except ValueError:  # no name that a hub could know
+        return None
     return Path(found).parent if isinstance(found, str) else None
 
 

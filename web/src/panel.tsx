@@ -156,7 +156,7 @@ function Told({ detail }: { detail: Detail }) {
       <Section title="Decoding settings" id="settings">
         <Facts
           of={[
-            ["seed", String(detail.seed)],
+            ["seed", detail.seed],
             ["exploration on", detail.span],
             ["decoder", detail.decoder && <Said text={detail.decoder} />],
             ["attempts", detail.attempts > 1 ? String(detail.attempts) : ""],
@@ -221,7 +221,7 @@ function About({ problem, onOpen }: { problem: Problem; onOpen(id: string): void
             ["reference answer", head.reference !== null && <b><Said text={head.reference} /></b>],
             ["model", head.model && <Said text={head.model} />],
             ["decoding", <Said key="d" text={head.decoding} />],
-            ["seed", String(head.seed)],
+            ["seed", head.seed],
             ["branches", count(problem.nodes.size)],
           ]}
         />

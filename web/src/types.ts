@@ -67,7 +67,7 @@ export interface ProblemHead {
   prompt: string;
   messages: Message[] | null;
   model: string;
-  seed: number;
+  seed: string; // 63 bits: more than a number holds
   decoding: string;
   reference: string | null;
   notes: string[];
@@ -122,7 +122,7 @@ export interface Detail {
   verdicts: Verdict[];
   decoder: string;
   attempts: number;
-  seed: number;
+  seed: string; // 63 bits: more than a number holds
   prompt: string | null;
   decoding: Record<string, unknown>;
 }

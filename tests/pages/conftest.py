@@ -1,0 +1,110 @@
+"""A real Chromium to look at pages with, and what no page may do whatever it shows."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+         "--disable-sync", "--no-first-run")  # fmt: skip
+WIDE, PHONE = {"width": 1280, "height": 720}, {"width": 390, "height": 844}
+
+Open = Callable[..., Any]
+
+
+def chromium() -> str | None:
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    return os.environ.get("LED_AGENT_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    path = chromium()
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        sync_playwright, path = None, None
+    if path is None:
+        told = "no Chromium here: set LED_AGENT_CHROMIUM to one, and pip install playwright"
+        if os.environ.get("LED_AGENT_REQUIRE_BROWSER") == "1":
+            pytest.fail(told)
+        pytest.skip(told)
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Open]:
+    """Opens an address. Whatever it shows: nothing it holds runs, nothing raises, and it asks no one but ``origin``."""
+    pages, contexts = [], []
+    wrong: list[str] = []
+
+    def opened(url: str, *, origin: str = "file://", viewport: dict[str, int] = WIDE, **options: Any) -> Any:
+        context = browser.new_context(viewport=viewport, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(15_000)
+        page.on("dialog", lambda dialog: (wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+        page.on("pageerror", lambda error: wrong.append(f"raised: {error}"))
+        page.on("console", lambda told: wrong.append(f"console: {told.text}") if _bad(told) else None)
+
+        def asked(route: Any) -> None:
+            address = route.request.url
+            if address.startswith((origin, "data:", "blob:")):
+                route.continue_()
+            else:
+                wrong.append(f"asked for {address}")
+                route.abort()
+
+        context.route("**/*", asked)
+        page.goto(url)
+        pages.append(page)
+        return page
+
+    yield opened
+    wrong += ["something ran" for page in pages if page.evaluate("() => window.harmed !== undefined")]
+    for context in contexts:
+        context.close()
+    assert not wrong
+
+
+def _bad(told: Any) -> bool:
+    """Refused requests are told on the console, too; which of them are right is for each test to say."""
+    return told.type == "error" and not told.text.startswith("Failed to load resource")
+
+
+def expect(locator: Any) -> Any:
+    """Playwright's assertions, which wait for what is expected; imported late, as there may be no Playwright."""
+    from playwright.sync_api import expect
+
+    return expect(locator)
+
+
+def where(page: Any, node: str, side: int = 0) -> dict[str, float]:
+    """Where a node is in the window, and the zoom, once it has been drawn."""
+    found: dict[str, float] = page.evaluate(
+        """async ([id, side]) => {
+          for (let turns = 0; turns < 600; turns += 1) {
+            await new Promise(requestAnimationFrame);
+            const canvas = document.querySelectorAll("canvas")[side];
+            const at = canvas?.ledScene?.draws && canvas.ledScene.whereIs(id);
+            if (!at) continue;
+            const box = canvas.getBoundingClientRect();
+            return {x: box.left + at.x, y: box.top + at.y, k: at.k};
+          }
+          throw new Error(`no node ${id} was drawn`);
+        }""",
+        [node, side],
+    )
+    return found
+
+
+def click_node(page: Any, node: str, side: int = 0) -> None:
+    at = where(page, node, side)
+    page.mouse.click(at["x"], at["y"])
