@@ -1,4 +1,4 @@
-// The list of keys.
+// The keys that work everywhere, and the list of all of them.
 import { useEffect, useRef } from "preact/hooks";
 
 const KEYS: readonly (readonly [string, string])[] = [
@@ -34,4 +34,24 @@ export function Keys({ onClose }: { onClose(): void }) {
       </form>
     </dialog>
   );
+}
+
+/** Keys that work wherever the focus is, but for fields that one types in. */
+export function useShortcuts(of: Record<string, () => void>): void {
+  const now = useRef(of);
+  now.current = of;
+  useEffect(() => {
+    const pressed = (event: KeyboardEvent) => {
+      const { target } = event;
+      const typing = target instanceof HTMLInputElement || target instanceof HTMLTextAreaElement || target instanceof HTMLSelectElement;
+      if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+      if (typing && event.key === "Escape") target.blur();
+      else if (!typing && now.current[event.key]) {
+        event.preventDefault();
+        now.current[event.key]?.();
+      }
+    };
+    addEventListener("keydown", pressed);
+    return () => removeEventListener("keydown", pressed);
+  }, []);
 }

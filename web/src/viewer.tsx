@@ -1,7 +1,8 @@
 // The viewer: a run, or two, from the page's own file or live from a server.
 import { render } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
-import { Keys } from "./keys";
+import { Keys, useShortcuts } from "./keys";
+import { Live } from "./live";
 import { Run } from "./model";
 import { Difference, entries, Problems, sum } from "./problems";
 import { FileSource, ServerSource, type Source } from "./source";
@@ -167,35 +168,6 @@ function Sums({ run }: { run: Run }) {
       {found.ended < found.problems && `, ${count(found.problems - found.ended)} not ended`} · {many(found.tokens, "token")}
     </span>
   );
-}
-
-export function Live({ stream }: { stream: StreamState }) {
-  const words =
-    stream.now === "live" ? "live"
-    : stream.now === "done" ? "ended"
-    : stream.now === "connecting" ? "connecting"
-    : stream.now === "refused" ? `refused (${stream.status})`
-    : `${stream.why}; again in ${stream.seconds} s`;
-  return <span class={`live ${stream.now}`} role="status" data-testid="live">{words}</span>;
-}
-
-function useShortcuts(of: Record<string, () => void>): void {
-  const now = useRef(of);
-  now.current = of;
-  useEffect(() => {
-    const pressed = (event: KeyboardEvent) => {
-      const { target } = event;
-      const typing = target instanceof HTMLInputElement || target instanceof HTMLTextAreaElement || target instanceof HTMLSelectElement;
-      if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
-      if (typing && event.key === "Escape") target.blur();
-      else if (!typing && now.current[event.key]) {
-        event.preventDefault();
-        now.current[event.key]?.();
-      }
-    };
-    addEventListener("keydown", pressed);
-    return () => removeEventListener("keydown", pressed);
-  }, []);
 }
 
 const app = document.getElementById("app");
