@@ -23,7 +23,7 @@ from led_agent.events import Ended, Event, RunStatus
 from led_agent.lines import Index, drop_torn_line, line_of, number_at, read_events, read_lines
 from led_agent.tree import Tree
 
-__all__ = ["Journal", "drop_torn_line", "each_tree", "read_events", "read_trees"]
+__all__ = ["Journal", "drop_torn_line", "each_tree", "read_events", "read_trees", "tree_at"]
 
 
 class Journal:
@@ -103,7 +103,7 @@ class Journal:
             UsageError: a line is no event, or can't follow those before it; the message names it.
         """
         known = self._index.problems.get(problem)
-        return _built(self.path, known.starts) if known is not None else None
+        return tree_at(self.path, known.starts) if known is not None else None
 
     def begin(self, tree: Tree) -> None:
         """Write a tree's start, unless the file has it already."""
@@ -156,10 +156,10 @@ def each_tree(path: str | os.PathLike[str], problem: str | None = None) -> Itera
         raise UsageError(f"{path} has no problem {problem!r}; it has {there}")
     for key, known in index.problems.items():
         if problem in (None, key):
-            yield _built(index.path, known.starts)
+            yield tree_at(index.path, known.starts)
 
 
-def _built(path: Path, starts: Sequence[int]) -> Tree:
+def tree_at(path: Path, starts: Sequence[int]) -> Tree:
     """The tree that the events in these lines add up to."""
     tree: Tree | None = None
     for start, event in read_lines(path, starts):

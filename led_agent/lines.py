@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -23,7 +24,7 @@ from pydantic_core import PydanticSerializationError
 from led_agent.errors import MachineError, UsageError, explain
 from led_agent.events import Ended, Event, RunStatus, Started, event_adapter
 
-__all__ = ["Index", "drop_torn_line", "line_of", "number_at", "read_events", "read_lines"]
+__all__ = ["Index", "Tail", "drop_torn_line", "line_of", "number_at", "read_events", "read_lines"]
 
 _OPENING = b'{"key": "'  # how each line begins, and so what is left of a torn one
 _HEAD = re.compile(rb'\{"key": ("(?:[^"\\]|\\.)*"), "event": "(\w+)"[,}]')
@@ -81,6 +82,56 @@ class Index:
         known.starts.append(start)
         if ended is not None:
             known.ended = ended.status
+
+
+class Tail:
+    """The lines of a journal that another process may be writing: those that are there, then those that are added.
+
+    Attributes:
+        position: Where the first line begins that has not been read; a line that isn't whole yet waits.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.position = path, 0
+        self._file: tuple[int, int] | None = None
+
+    def read(self, most: int = 1000) -> list[tuple[int, str, Event]]:
+        """(where it begins, problem key, event) of the next whole lines, at most so many; empty where the file isn't
+        there, or has no more.
+
+        Raises:
+            MachineError: the file can't be read.
+            UsageError: a line isn't an event, or the file is no longer the one that was read before.
+        """
+        found: list[tuple[int, str, Event]] = []
+        try:
+            with self.path.open("rb", buffering=_BLOCK) as file:
+                self._same(os.fstat(file.fileno()))
+                file.seek(self.position)
+                for line in itertools.islice(file, most):
+                    if not line.endswith(b"\n"):
+                        self._torn(line)
+                        break
+                    try:
+                        key, event = _parse(line)
+                    except _NO_LINE as error:
+                        raise _refusal(self.path, number_at(self.path, self.position), error) from error
+                    found.append((self.position, key, event))
+                    self.position += len(line)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise MachineError(f"can't read {self.path}: {error.strerror}") from error
+        return found
+
+    def _same(self, now: os.stat_result) -> None:
+        before, self._file = self._file, (now.st_dev, now.st_ino)
+        if (before is not None and before != self._file) or now.st_size < self.position:
+            raise UsageError(f"{self.path} was replaced by another file while it was read; start again")
+
+    def _torn(self, line: bytes) -> None:
+        if line[: len(_OPENING)] != _OPENING[: len(line)]:
+            raise _refusal(self.path, number_at(self.path, self.position), None)
 
 
 def read_events(path: str | os.PathLike[str]) -> Iterator[tuple[str, Event]]:

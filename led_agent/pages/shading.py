@@ -5,6 +5,7 @@ Nothing is fetched for it: a model that is only named in a run need not be here,
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,14 +28,16 @@ class Shading:
     def __init__(self, model: str | None = None) -> None:
         self._model = model
         self._found: dict[str, Pieces | None] = {}
+        self._loading = threading.Lock()
 
     def pieces(self, tree: Tree) -> Pieces | None:
         """What splits the texts of this tree; None where its tokenizer isn't at hand."""
         name = tree.started.model or self._model or ""
-        if name not in self._found:
-            folder = _folder(name)
-            self._found[name] = _load(folder) if folder is not None else None
-        return self._found[name]
+        with self._loading:
+            if name not in self._found:
+                folder = _folder(name)
+                self._found[name] = _load(folder) if folder is not None else None
+            return self._found[name]
 
     def detail(self, tree: Tree, node: str) -> dict[str, Any]:
         """As ``data.detail``; without pieces where they don't spell the text: then it is another model's tokenizer."""
