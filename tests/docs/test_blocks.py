@@ -5,7 +5,8 @@
   checked is: scripts and modules are there, extras are known. Options are checked in sentences and tables, too.
 - JSON, TOML and YAML parse.
 
-Models from a hub are stood in for: in Python by a tiny random one, on the command line by the embedded one. Nothing is skipped in silence: ``MARKS`` lists the exceptions.
+Models from a hub are stood in for: in Python by a tiny random one, on the command line by the embedded one. Nothing is
+skipped in silence: ``MARKS`` lists what a mark changes or leaves out.
 """
 
 from __future__ import annotations
@@ -40,10 +41,10 @@ from tests.docs.pages import (
 )
 
 HUB_MODELS = ("Qwen/Qwen3-4B-Thinking-2507",)
-# Pages whose blocks start a Ray of their own: one process can't, beside the Ray of other tests.
-OWN_PROCESS = ("docs/cluster.md", "docs/cookbook/cluster.md")
-# Pages whose blocks need what an extra brings.
-NEEDS = {"docs/cookbook/trl.md": "trl"}
+# Pages whose blocks start a Ray of their own, which one process can't beside the Ray of other tests; and TRL, which
+# warns of what it calls itself.
+OWN_PROCESS = ("docs/cluster.md", "docs/cookbook/cluster.md", "docs/cookbook/trl.md")
+NEEDS = {"docs/cookbook/trl.md": "trl"}  # what an extra brings
 MARKS = {
     ("docs/cluster.md", "there is no cluster to join here; a private Ray carries the package as one does"),
     ("docs/cluster.md", "it begins and joins a cluster of several machines"),
@@ -86,8 +87,6 @@ def padded(block: Block) -> str:
 
 @pytest.mark.parametrize("page", [page for page in PYTHON if page not in OWN_PROCESS])
 def test_python_blocks_run(page: str, saved_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    if page in NEEDS:
-        pytest.importorskip(NEEDS[page], reason=f"pip install 'led-agent[{NEEDS[page]}]'")
     monkeypatch.chdir(tmp_path)
     module = ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)  # where dataclasses look their module up
@@ -99,6 +98,8 @@ def test_python_blocks_run(page: str, saved_model: Path, tmp_path: Path, monkeyp
 
 @pytest.mark.parametrize("page", OWN_PROCESS)
 def test_python_blocks_run_in_a_process_of_their_own(page: str, saved_model: Path, tmp_path: Path):
+    if page in NEEDS and importlib.util.find_spec(NEEDS[page]) is None:
+        pytest.skip(f"{NEEDS[page]} is not installed: pip install 'led-agent[{NEEDS[page]}]'")
     script = tmp_path / "page.py"
     found = python_blocks(page, saved_model)
     assert found

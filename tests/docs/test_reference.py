@@ -32,6 +32,7 @@ def test_an_entry_is_there_and_explained(entry: str):
         ("led_agent.decoding", ["exploration_law"]),
         ("led_agent.journal", ["Journal", "read_trees"]),
         ("led_agent.testing", ["ScriptedDecoder"]),
+        ("led_agent.answers", ["final_answer", "after_thinking", "boxed"]),
     ],
 )
 def test_public_names_are_in_the_reference(module: str, names: list[str]):
