@@ -58,6 +58,18 @@ PUZZLES = ("Use 3, 20 and 5 to make 35.", "Use 1, 7 and 8 to make 49.", "Use 4, 
 PLACES = {"MODEL": "countdown", **dict.fromkeys(HUB_MODELS, "countdown")}
 
 
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model for where pages name one of a hub: random, of 8 blocks, with a short context, so that it ends soon."""
+    from tests.tiny import tiny_model, tiny_tokenizer
+
+    folder, tokenizer = tmp_path_factory.mktemp("models") / "stand-in", tiny_tokenizer()
+    settings = {"vocab_size": len(tokenizer), "num_hidden_layers": 8, "eos_token_id": 2, "max_position_embeddings": 96}
+    tiny_model("qwen3", **settings).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def test_the_exceptions_are_these():
     found = {(b.page, b.reason) for b in all_blocks() if b.reason}
     assert found == MARKS
@@ -86,22 +98,22 @@ def padded(block: Block) -> str:
 
 
 @pytest.mark.parametrize("page", [page for page in PYTHON if page not in OWN_PROCESS])
-def test_python_blocks_run(page: str, saved_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_python_blocks_run(page: str, stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     module = ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", module)  # where dataclasses look their module up
-    for block in python_blocks(page, saved_model):
+    for block in python_blocks(page, stand_in):
         code = compile(padded(block), str(ROOT / page), "exec", dont_inherit=True)
         if block.run:
             exec(code, module.__dict__)
 
 
 @pytest.mark.parametrize("page", OWN_PROCESS)
-def test_python_blocks_run_in_a_process_of_their_own(page: str, saved_model: Path, tmp_path: Path):
+def test_python_blocks_run_in_a_process_of_their_own(page: str, stand_in: Path, tmp_path: Path):
     if page in NEEDS and importlib.util.find_spec(NEEDS[page]) is None:
         pytest.skip(f"{NEEDS[page]} is not installed: pip install 'led-agent[{NEEDS[page]}]'")
     script = tmp_path / "page.py"
-    found = python_blocks(page, saved_model)
+    found = python_blocks(page, stand_in)
     assert found
     for block in found:
         ast.parse(block.code)
