@@ -108,14 +108,12 @@ class _Combination(ABC):
 class AllOf(_Combination):
     """Accepts what one of them accepts and none of them rejects or fails on. Asked in order, up to a rejection.
 
-    ==========================================  =========  =============================
-    among their verdicts is                     status     score
-    ==========================================  =========  =============================
-    a rejection, whatever else                  rejected   of that rejection
-    an error, and no rejection                  error      0
-    an acceptance, and neither of these         accepted   the lowest of the acceptances
-    nothing but abstentions                     abstained  the lowest of them
-    ==========================================  =========  =============================
+    | among their verdicts is             | status    | score                         |
+    | ----------------------------------- | --------- | ----------------------------- |
+    | a rejection, whatever else          | rejected  | of that rejection             |
+    | an error, and no rejection          | error     | 0                             |
+    | an acceptance, and neither of these | accepted  | the lowest of the acceptances |
+    | nothing but abstentions             | abstained | the lowest of them            |
     """
 
     members: tuple[Verifier, ...] = ()
@@ -141,14 +139,12 @@ class AllOf(_Combination):
 class AnyOf(_Combination):
     """Accepts what one of them accepts. Asked in order, up to an acceptance.
 
-    ==========================================  =========  =============================
-    among their verdicts is                     status     score
-    ==========================================  =========  =============================
-    an acceptance, whatever else                accepted   of that acceptance
-    an error, and no acceptance                 error      0
-    nothing but rejections                      rejected   the highest of them
-    otherwise: an abstention, and no error      abstained  the highest of the abstentions
-    ==========================================  =========  =============================
+    | among their verdicts is                | status    | score                          |
+    | -------------------------------------- | --------- | ------------------------------ |
+    | an acceptance, whatever else           | accepted  | of that acceptance             |
+    | an error, and no acceptance            | error     | 0                              |
+    | nothing but rejections                 | rejected  | the highest of them            |
+    | otherwise: an abstention, and no error | abstained | the highest of the abstentions |
     """
 
     members: tuple[Verifier, ...] = ()
@@ -177,14 +173,11 @@ class Weighted(_Combination):
     Who accepts or rejects has judged, and so has who abstains with a score above 0 (a verifier that returns 0.7 does):
     their scores count. Who abstains with a score of 0 can't judge, and is left out of the mean.
 
-    ==========================================  =====================================  =================
-    among their verdicts is                     status                                 score
-    ==========================================  =====================================  =================
-    an error, whatever else                     error                                  0
-    at least one that has judged, and no error  accepted from ``accept`` on, rejected  the weighted mean
-                                                below; abstained with accept=None
-    nobody who has judged                       abstained                              0
-    ==========================================  =====================================  =================
+    | among their verdicts is                    | status                                                | score |
+    | ------------------------------------------ | ----------------------------------------------------- | ----- |
+    | an error, whatever else                    | error                                                 | 0     |
+    | at least one that has judged, and no error | by ``accept``; abstained where that is None           | mean  |
+    | nobody who has judged                      | abstained                                             | 0     |
     """
 
     weights: tuple[tuple[Verifier, float], ...] = ()
@@ -232,14 +225,12 @@ class Weighted(_Combination):
 class Negated(_Combination):
     """Accepts what a verifier rejects, and the other way round.
 
-    =========  =========  =============
-    it says    becomes    score
-    =========  =========  =============
-    accepted   rejected   1 - its score
-    rejected   accepted   1 - its score
-    abstained  abstained  1 - its score
-    error      error      0
-    =========  =========  =============
+    | it says   | becomes   | score         |
+    | --------- | --------- | ------------- |
+    | accepted  | rejected  | 1 - its score |
+    | rejected  | accepted  | 1 - its score |
+    | abstained | abstained | 1 - its score |
+    | error     | error     | 0             |
     """
 
     verifier: Verifier
