@@ -29,6 +29,7 @@ class Listed:
 LISTED = {
     "solve": Listed("led_agent.cli.solve:solve", SOLVING, "Solve one problem and show how."),
     "run": Listed("led_agent.cli.solve:run", SOLVING, "Solve the problems of a file, resumably."),
+    "serve": Listed("led_agent.cli.serve:serve", SOLVING, "Serve searches over HTTP."),
     "eval": Listed("led_agent.cli.evaluate:evaluate", MEASURING, "Compare strategies and decodings."),
     "verify": Listed("led_agent.cli.verify:verify", MEASURING, "Judge answers that exist already."),
     "diagnose": Listed("led_agent.cli.measure:diagnose", MEASURING, "Measure a model's entropy by depth."),

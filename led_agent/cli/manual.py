@@ -74,6 +74,20 @@ PAGES = {
             *EXIT_CODES[2:],
         ),
     ),
+    "serve": Page(
+        (
+            ("led-agent serve", "Serve the model that is inside, for this machine only:"),
+            (
+                "led-agent serve --model Qwen/Qwen3-4B-Thinking-2507 -v math_answer",
+                "Serve a model of a hub, its answers judged as mathematics:",
+            ),
+            (
+                "led-agent serve --host 0.0.0.0 --api-keys-file keys.txt",
+                "Serve other machines, which must give a key:",
+            ),
+            ("led-agent serve --cluster auto", "Serve from a Ray cluster, through Ray Serve:"),
+        ),
+    ),
     "eval": Page(
         (
             ("led-agent eval countdown --limit 5 --n 4", "Measure best-of-n on five held-out puzzles:"),
@@ -130,6 +144,13 @@ PAGES = {
         (
             ("led-agent show puzzle.jsonl", "Print the tree of a saved run:"),
             ("led-agent show puzzle.jsonl --format graphml", "Take it to Gephi or yEd:"),
+            ("led-agent show puzzle.jsonl --html puzzle.html", "Write a page to look through it with:"),
+        ),
+    ),
+    "view": Page(
+        (
+            ("led-agent view runs/a", "Watch a run; the page's address is printed:"),
+            ("led-agent view runs/a --open", "Open it in the browser at once:"),
         ),
     ),
     "top": Page(

@@ -47,9 +47,7 @@ def show(
     ] = TreeFormat.text,
     html: Annotated[
         Path | None,
-        typer.Option(
-            help="Write a page for a browser instead: one file that fetches nothing.", rich_help_panel=OUTPUT
-        ),
+        typer.Option(help="Write a page for a browser instead: one file that fetches nothing.", rich_help_panel=OUTPUT),
     ] = None,
     compare: Annotated[
         Path | None, typer.Option(help="With --html: a second run, beside the first.", rich_help_panel=OUTPUT)

@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from led_agent.cli.base import stderr
-from led_agent.cli.options import Debug
+from led_agent.cli.options import MACHINE, OUTPUT, Debug
 from led_agent.errors import UsageError
 
 __all__ = ["view"]
@@ -19,17 +19,31 @@ __all__ = ["view"]
 
 def view(
     run: Annotated[Path, typer.Argument(help="A run's folder, or a file made by --save; it need not be there yet.")],
-    host: Annotated[str, typer.Option(help="The address to listen on; by default only this machine can connect.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 is a free one.")] = 0,
-    open_browser: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    host: Annotated[
+        str,
+        typer.Option(
+            help="The address to listen on; by default only this machine can connect.", rich_help_panel=MACHINE
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The port; 0 is a free one.", rich_help_panel=MACHINE)
+    ] = 0,
+    open_browser: Annotated[
+        bool, typer.Option("--open", help="Open it in the browser.", rich_help_panel=OUTPUT)
+    ] = False,
     model: Annotated[
-        str | None, typer.Option(help="Whose tokenizer texts are shaded with, where the run doesn't name its model.")
+        str | None,
+        typer.Option(
+            help="Whose tokenizer texts are shaded with, where the run doesn't name its model.", rich_help_panel=OUTPUT
+        ),
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Watch a run's trees grow in the browser; Ctrl-C ends it."""
+    """Watch a run's trees grow in the browser.
+
+    The page's address is printed, and the page follows what is written into the run's journal, whoever writes it. The
+    run need not have begun, and may have ended. Ctrl-C ends the page, not the run.
+    """
     try:
         import fastapi  # noqa: F401
         import uvicorn  # noqa: F401
