@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -208,18 +208,28 @@ def _on_cluster(plan: Plan, cluster: str, wait: float | None, host: str, port: i
     if port == 0:
         raise UsageError("--port 0 can't be had on a cluster: say which one")
     where = as_cluster(cluster, wait=wait)
+    tell = _teller(plan, host, port, as_json, quiet)
+    status = stderr.status("starting on the cluster")
+
+    def until() -> None:
+        status.stop()
+        tell()
+        _wait_for_signal()
+
+    if not quiet:
+        status.start()
+    try:
+        serve_on_ray(replace(plan, cluster=where), where, host, port, until=until)
+    finally:
+        status.stop()
+
+
+def _wait_for_signal() -> None:
+    """Until SIGINT or SIGTERM. Ray has a handler of its own, which would leave the deployment as it is."""
     stop = threading.Event()
-    with _signals(stop), contextlib.nullcontext() if quiet else stderr.status("starting on the cluster"):
-        serve_on_ray(
-            replace(plan, cluster=where), where, host, port, ready=_teller(plan, host, port, as_json, quiet), stop=stop
-        )
-
-
-@contextlib.contextmanager
-def _signals(stop: threading.Event) -> Iterator[None]:
     before = {one: signal.signal(one, lambda *_: stop.set()) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        stop.wait()
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)

@@ -6,7 +6,7 @@ how the application is made from a plan, and nothing of what it answers.
 
 from __future__ import annotations
 
-import threading
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -24,17 +24,13 @@ _NAME = "led_agent"
 _ONGOING = 10_000  # requests at a time; how many may wait is the application's to say
 
 
-def serve_on_ray(
-    plan: Plan, cluster: Cluster, host: str, port: int, *, ready: Callable[[], None], stop: threading.Event
-) -> None:
-    """Serve until ``stop`` is set.
-
-    Args:
-        ready: Called when it answers.
+def serve_on_ray(plan: Plan, cluster: Cluster, host: str, port: int, *, until: Callable[[], None]) -> None:
+    """Serve for as long as ``until`` takes, which is called when it answers.
 
     Raises:
         MachineError: the cluster can't be reached, or the deployment does not come up; the message says why.
     """
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     leave = connect(cluster)
     try:
         try:
@@ -42,8 +38,7 @@ def serve_on_ray(
             serve.run(_deployment(plan), name=_NAME, route_prefix="/")
         except Exception as error:
             raise MachineError(raised("Ray Serve", error)) from error
-        ready()
-        stop.wait()
+        until()
     finally:
         serve.shutdown()
         leave()
