@@ -39,6 +39,7 @@ OTHER_VARIABLES = {
 }
 _ONE_CALL = (PROBLEM, OUTPUT)
 _GENERAL = {"help", "version", "config"}
+_MOST_LINES = 500  # of a file of more, messages name the key alone: finding lines takes their square
 _VARIABLES = 2  # places before those in files
 _YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
@@ -118,7 +119,7 @@ class File:
             raise MachineError(f"can't read the settings in {_near(path)}: {error.strerror}") from error
         except UnicodeDecodeError as error:
             raise UsageError(f"{_near(path)} is no text in UTF-8 ({error.reason} at byte {error.start})") from error
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
             raise UsageError(f"{_near(path)} is no valid TOML: {error}") from error
         file = cls(path, text)
         for name, value in data.items():
@@ -194,7 +195,7 @@ class File:
         """The lines where keys begin: each the first after the longest part of the file that is valid without it."""
         found: dict[tuple[str | None, str], int] = {}
         lines, before = self.text.split("\n"), 0
-        for at in range(1, len(lines) + 1):
+        for at in range(1, len(lines) + 1) if len(lines) <= _MOST_LINES else ():
             try:
                 data = tomllib.loads("\n".join(lines[:at]))
             except tomllib.TOMLDecodeError:
@@ -209,8 +210,24 @@ class File:
 
 def _near(path: Path) -> str:
     """A path, as short as it can be said from here."""
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+    here = _here()
+    return str(path.relative_to(here) if here is not None and path.is_relative_to(here) else path)
+
+
+def _here() -> Path | None:
+    """The working folder; None where it has been removed."""
+    try:
+        return Path.cwd()
+    except OSError:
+        return None
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is something; what can't be looked at is as good as not there."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def _fits(item: Any, option: Option) -> bool:
@@ -236,13 +253,13 @@ def _unknown(written: str, option: Option | None, options: Mapping[str, Option],
     return f"{place} has no setting {written!r}{close}; it has {', '.join(sorted(there)) or 'none'}"
 
 
-def project_file(start: Path, home: Path) -> list[Path]:
+def project_files(start: Path, home: Path) -> list[Path]:
     """Where a project's file may be: the working folder and its parents, up to a repository's root or the home folder.
     Outside of both it is the working folder alone: what others leave in a shared folder above is not read."""
     found = []
     for folder in (start, *start.parents):
         found.append(folder / FILE)
-        if folder == home or (folder / ".git").exists():
+        if folder == home or _is_there(folder / ".git"):
             return found
     return found[:1]
 
@@ -290,12 +307,13 @@ class Settings:
         user = Path(platformdirs.user_config_path("led_agent")) / FILE
         if named is not None:
             path = Path(named).expanduser()
-            first = [Looked("named", path, path.is_file())]
+            first = [Looked("named", path, _is_there(path))]
         else:
-            places = project_file(Path.cwd(), Path.home())
-            nearest = next((path for path in places if path.is_file()), None)
+            here = _here()
+            places = project_files(here, Path("~").expanduser()) if here is not None else []
+            nearest = next((path for path in places if _is_there(path)), None)
             first = [Looked("project", path, path == nearest) for path in places if nearest is None or path == nearest]
-        return [at for at in first if at.path != user] + [Looked("user", user, user.is_file())]
+        return [at for at in first if at.path != user] + [Looked("user", user, _is_there(user))]
 
     @cached_property
     def files(self) -> list[File]:

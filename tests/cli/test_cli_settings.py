@@ -9,11 +9,14 @@ from typing import Any
 import platformdirs
 import pytest
 import typer
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from led_agent.cli.commands import Commands
 from led_agent.cli.entry import app
 from led_agent.cli.options import OUTPUT, PROBLEM
 from led_agent.cli.settings import OTHER_VARIABLES, Settings, options_of
+from led_agent.errors import UsageError
 
 Tool = Any
 PUZZLE = "Use 3, 20 and 5 to make 35."
@@ -231,9 +234,57 @@ def test_outside_of_repositories_and_home_only_the_working_folder_is_looked_at(
     assert holds(tool, "solve")["n"][0] == 2
 
 
+def test_folders_that_are_gone_or_closed_hold_no_settings(tool: Tool, project: Path, monkeypatch: pytest.MonkeyPatch):
+    (project / "gone").mkdir()
+    monkeypatch.chdir(project / "gone")
+    (project / "gone").rmdir()
+    assert tool("models", "--json")[0] == 0
+    monkeypatch.chdir(project)
+    (project / "led-agent.toml").mkdir()
+    code, _, err = tool("models")
+    assert (code, "can't read the settings in led-agent.toml: Is a directory" in err) == (3, True)
+
+
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.one_of(
+            st.text(max_size=20),
+            st.tuples(
+                st.sampled_from(["seed", "n", "stop", "all", "model", "budget_seconds", "[solve]", "[eval]", "nope"]),
+                st.sampled_from(
+                    ["", " = 1", " = -1.5", " = true", ' = "x"', ' = ["a", 1]', " = {a = 1}", " = 1979-05-27"]
+                ),
+            ).map("".join),
+        ),
+        max_size=6,
+    )
+)
+def test_whatever_a_file_holds_it_is_read_or_refused(project: Path, lines: list[str]):
+    path = project / "led-agent.toml"
+    path.write_bytes("\n".join(lines).encode(errors="surrogatepass"))
+    found = Settings(environment={})
+    found.know(Commands())
+    for command in ("solve", "eval"):
+        refused, given = "", {}
+        try:
+            given = found.of(command)
+        except UsageError as error:
+            refused = str(error)
+        assert refused.startswith("led-agent.toml ") or not refused
+        for one in given.values():
+            assert 1 <= int(one.where.removeprefix("led-agent.toml line ")) <= len(path.read_text().split("\n"))
+
+
+def test_a_long_file_is_read_without_lines(tool: Tool, project: Path):
+    (project / "led-agent.toml").write_text("# more\n" * 5000 + "seed = 4\n")
+    assert holds(tool, "solve")["seed"] == (4, "led-agent.toml")
+    (project / "led-agent.toml").write_text("x = " + "[" * 5000)
+    assert "is no valid TOML" in tool("models")[2]
+
+
 def test_debug_may_come_from_a_variable(project: Path, monkeypatch: pytest.MonkeyPatch):
     from led_agent.cli import main
-    from led_agent.errors import UsageError
 
     monkeypatch.setenv("LED_AGENT_DEBUG", "1")
     with pytest.raises(UsageError):
@@ -274,8 +325,8 @@ def test_the_library_reads_no_settings(project: Path, monkeypatch: pytest.Monkey
 
 def test_settings_are_read_at_the_first_need_only(project: Path):
     (project / "led-agent.toml").write_text("nonsense")
-    settings = Settings()
-    settings.know(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
-    assert settings.anything()
-    with pytest.raises(Exception, match="no valid TOML"):
-        settings.of("solve")
+    found = Settings(environment={})
+    found.know(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    assert found.anything()
+    with pytest.raises(UsageError, match="no valid TOML"):
+        found.of("solve")
