@@ -34,7 +34,7 @@ LISTED = {
     "verify": Listed("led_agent.cli.verify:verify", MEASURING, "Judge answers that exist already."),
     "diagnose": Listed("led_agent.cli.measure:diagnose", MEASURING, "Measure a model's entropy by depth."),
     "bench": Listed("led_agent.cli.measure:bench", MEASURING, "Time a model against other engines."),
-    "show": Listed("led_agent.cli.show:show", LOOKING, "Print the trees of a saved run."),
+    "show": Listed("led_agent.cli.show:show", LOOKING, "Show the trees of a saved run."),
     "view": Listed("led_agent.cli.view:view", LOOKING, "Watch a run in the browser."),
     "top": Listed("led_agent.cli.top:top", LOOKING, "Watch the decoders of a cluster."),
     "models": Listed("led_agent.cli.models:models", SETTING_UP, "List the models that have a name."),

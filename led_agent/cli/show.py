@@ -15,13 +15,10 @@ from rich.text import Text
 from led_agent.cli.base import print_json, stderr, stdout
 from led_agent.cli.options import OUTPUT, PROBLEM, AsJson, Debug
 from led_agent.errors import UsageError
-from led_agent.pages.saved import read_saved
-from led_agent.solution import Solution
-from led_agent.tree import Tree
-from led_agent.view import render_solution, render_tree
 
 if TYPE_CHECKING:
     from led_agent.pages.export import Progress
+    from led_agent.tree import Tree
 
 __all__ = ["show"]
 
@@ -74,12 +71,15 @@ def show(
         return
     if compare is not None or model is not None:
         raise UsageError("--compare and --model are for a page; say where to write it: --html FILE")
+    from led_agent.pages.saved import read_saved
+
     for tree in read_saved(run, problem):
         _print_tree(tree, TreeFormat.json if as_json else form, full=full)
 
 
 def _write_page(run: Path, html: Path, problem: str | None, compare: Path | None, model: str | None) -> None:
     from led_agent.pages.export import write_html
+    from led_agent.pages.saved import read_saved
     from led_agent.pages.shading import Shading
 
     if html.is_dir():
@@ -124,6 +124,9 @@ def _patience() -> Iterator[Progress]:
 
 
 def _print_tree(tree: Tree, form: TreeFormat, *, full: bool) -> None:
+    from led_agent.solution import Solution
+    from led_agent.view import render_solution, render_tree
+
     if form is TreeFormat.json:
         print(tree.to_json())
     elif form is TreeFormat.graphml:
