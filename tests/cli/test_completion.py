@@ -119,6 +119,16 @@ def test_installing_says_where_and_works_in_a_new_shell(shell: Any, tmp_path: Pa
     assert shell("bash", script, "--norc").splitlines()[0] == "solve"
 
 
+def test_installing_works_for_zsh_and_fish(shell: Any, tmp_path: Path):
+    for name, option, asked in (
+        ("zsh", "-f", "source ~/.zshrc; print -r -- $_comps[led-agent]"),
+        ("fish", "--private", "complete -C 'led-agent sol'"),
+    ):
+        out = shell(name, f"led-agent completion {name} --install", option)
+        assert f"installed for {name} in {tmp_path / 'home'}" in out
+        assert shell(name, asked, option).split()[0] in ("_led-agent", "solve")
+
+
 def test_the_shell_is_detected(shell: Any):
     assert "complete -o default" in shell("bash", "led-agent completion; true", "--norc")
 
