@@ -98,7 +98,7 @@ def serve(
         int, typer.Option(min=1, metavar="BYTES", help="Size of a request, at most.", rich_help_panel=BUDGET)
     ] = 1_000_000,
     kept: Annotated[
-        int, typer.Option(min=1, help="Finished runs whose trees can be asked for.", rich_help_panel=OUTPUT)
+        int, typer.Option(min=1, help="Finished runs whose trees can be asked for.", rich_help_panel=BUDGET)
     ] = 128,
     save: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Keep every event of every run here.", rich_help_panel=OUTPUT)

@@ -33,8 +33,10 @@ FILE = "led-agent.toml"
 NO_FILE = "none"
 OTHER_VARIABLES = {
     "LED_AGENT_CACHE": "the folder for converted models",
+    "LED_AGENT_CHROMIUM": "the browser that tests look at the pages with",
     "LED_AGENT_CONFIG": "the settings file, as --config",
     "LED_AGENT_JUDGE_API_KEY": "the key for a judge behind an HTTP interface",
+    "LED_AGENT_REQUIRE_BROWSER": "1 makes tests fail where there is no browser, instead of passing them over",
     "LED_AGENT_VENV": "where scripts/test installs",
 }
 _ONE_CALL = (PROBLEM, OUTPUT)

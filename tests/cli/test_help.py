@@ -17,7 +17,16 @@ Tool = Any
 COMMANDS = list(LISTED)
 EXAMPLES = [(name, line) for name, page in PAGES.items() for line, _ in page.examples]
 # What takes a network, a cluster, another package or a run that is not there; the others are run.
-NEEDS_MORE = ("smollm2", "Qwen/", "led-agent top", "led-agent view", "--cluster", "led-agent doctor", "--install")
+NEEDS_MORE = (
+    "smollm2",
+    "Qwen/",
+    "led-agent top",
+    "led-agent view",
+    "led-agent serve",
+    "--cluster",
+    "led-agent doctor",
+    "--install",
+)
 
 
 def helped(tool: Tool, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:

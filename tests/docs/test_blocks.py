@@ -29,6 +29,7 @@ import yaml
 
 from led_agent.cli import app, main
 from led_agent.models import cache_folder
+from led_agent.serving.plan import Plan
 from tests.docs.pages import (
     NAMES,
     ROOT,
@@ -40,11 +41,14 @@ from tests.docs.pages import (
     inline_commands,
     tool_arguments,
 )
+from tests.serving.servers import running
 
 HUB_MODELS = ("Qwen/Qwen3-4B-Thinking-2507",)
 # Pages whose blocks start a Ray of their own, which one process can't beside the Ray of other tests; and TRL, which
 # warns of what it calls itself.
 OWN_PROCESS = ("docs/cluster.md", "docs/cookbook/cluster.md", "docs/cookbook/trl.md")
+CLIENTS = ("docs/server.md",)  # pages whose blocks ask a server
+ADDRESS = "http://localhost:8000"  # where they look for it
 NEEDS = {"docs/cookbook/trl.md": "trl"}  # what an extra brings
 MARKS = {
     ("docs/cluster.md", "there is no cluster to join here; a private Ray carries the package as one does"),
@@ -55,7 +59,7 @@ PYTHON = [page for page in NAMES if any(block.kind == "python" for block in bloc
 SHELL = [page for page in NAMES if any(block.kind in ("bash", "console") for block in blocks(page))]
 KINDS = {"python", "bash", "console", "json", "jsonl", "toml", "yaml", "text", ""}
 PUZZLES = ("Use 3, 20 and 5 to make 35.", "Use 1, 7 and 8 to make 49.", "Use 4, 7 and 12 to make 40.")
-ENDLESS = ("serve", "top")  # commands that go on until they are stopped: their options are checked
+ENDLESS = ("serve", "view", "top")  # commands that go on until they are stopped: their options are checked
 # What stands for something of the reader's, or needs a hub; the puzzles are for the embedded model.
 PLACES = {"MODEL": "countdown", **dict.fromkeys(HUB_MODELS, "countdown")}
 
@@ -99,7 +103,7 @@ def padded(block: Block) -> str:
     return "\n" * (block.line - 1) + block.code
 
 
-@pytest.mark.parametrize("page", [page for page in PYTHON if page not in OWN_PROCESS])
+@pytest.mark.parametrize("page", [page for page in PYTHON if page not in (*OWN_PROCESS, *CLIENTS)])
 def test_python_blocks_run(page: str, stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     module = ModuleType("page")
@@ -108,6 +112,15 @@ def test_python_blocks_run(page: str, stand_in: Path, tmp_path: Path, monkeypatc
         code = compile(padded(block), str(ROOT / page), "exec", dont_inherit=True)
         if block.run:
             exec(code, module.__dict__)
+
+
+@pytest.mark.parametrize("page", CLIENTS)
+def test_blocks_of_clients_run_against_a_server(page: str, stand_in: Path):
+    with running(Plan(slots=32).setup()) as server:
+        names: dict[str, Any] = {}
+        for block in python_blocks(page, stand_in):
+            exec(compile(padded(block).replace(ADDRESS, server.url), str(ROOT / page), "exec"), names)
+        names["client"].close()
 
 
 @pytest.mark.parametrize("page", OWN_PROCESS)
