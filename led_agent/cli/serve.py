@@ -199,15 +199,15 @@ def _on_cluster(plan: Plan, cluster: str, wait: float | None, host: str, port: i
 
     from led_agent.cluster.plan import as_cluster
 
-    try:
-        from led_agent.cluster.serving import serve_on_ray
-    except ImportError as error:
-        raise UsageError(f"a server on a cluster needs {error.name}: pip install 'ray[serve]'") from error
     if plan.save is not None:
         raise UsageError("--save writes where the search runs, which on a cluster may be any node; leave it out")
     if port == 0:
         raise UsageError("--port 0 can't be had on a cluster: say which one")
     where = as_cluster(cluster, wait=wait)
+    try:
+        from led_agent.cluster.serving import serve_on_ray
+    except ImportError as error:
+        raise UsageError(f"a server on a cluster needs {error.name}: pip install 'ray[serve]'") from error
     tell = _teller(plan, host, port, as_json, quiet)
     status = stderr.status("starting on the cluster")
 

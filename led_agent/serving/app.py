@@ -28,7 +28,7 @@ from led_agent.errors import UsageError
 from led_agent.journal import Journal
 from led_agent.models import EMBEDDED_EXAMPLE, is_embedded
 from led_agent.protocols import Decoder
-from led_agent.serving.asking import Defaults, order_of
+from led_agent.serving.asking import Defaults, Order, order_of
 from led_agent.serving.guarding import BodyLimit, Counted, HostCheck, error_body
 from led_agent.serving.limits import BusyError, Keys, Limits, RefusedError
 from led_agent.serving.metrics import CONTENT_TYPE, Metrics
@@ -49,6 +49,7 @@ from led_agent.serving.service import Served, Service, new_name
 from led_agent.serving.streaming import chat_stream, run_stream, solution_of, until_left
 from led_agent.solution import Solution
 from led_agent.strategies.named import strategy_name, strategy_names
+from led_agent.tree import Tree
 from led_agent.types import Decoding
 from led_agent.verifier_pool import VerifierPool
 
@@ -124,17 +125,19 @@ class _State:
             defaults=setup.defaults,
             limits=setup.limits,
         )
-        tree = await asyncio.to_thread(self.service.plant, order)  # a template may be slow, and a cluster asks its own
-        prompt = await asyncio.to_thread(self._prompt_tokens, order.problem.prompt)
-        run = self.service.submit(dataclasses.replace(order, prompt_tokens=prompt), tree, owner)
+        order, tree = await asyncio.to_thread(self._plant, order)  # a prompt may be long, and a cluster is asked
+        run = self.service.submit(order, tree, owner)
         run.finished.add_done_callback(functools.partial(self._note, run))
         return run
 
-    def _prompt_tokens(self, prompt: Any) -> int:
+    def _plant(self, order: Order) -> tuple[Order, Tree]:
+        """An order that knows its prompt's length, and its tree."""
+        tree = self.service.plant(order)
         try:
-            return len(self.loaded.tokens.render(prompt))
+            prompt = len(self.loaded.tokens.render(order.problem.prompt))
         except UsageError as error:
             raise RefusedError(str(error), param="messages") from error
+        return dataclasses.replace(order, prompt_tokens=prompt), tree
 
     def first_event(self, run: Served) -> None:
         self.metrics.first_event.observe(time.monotonic() - run.asked)
