@@ -8,5 +8,5 @@ export function Live({ stream }: { stream: StreamState }) {
     : stream.now === "connecting" ? "connecting"
     : stream.now === "refused" ? `refused (${stream.status})`
     : `${stream.why}; again in ${stream.seconds} s`;
-  return <span class={`live ${stream.now}`} role="status" data-testid="live">{words}</span>;
+  return <span class={`live is-${stream.now}`} role="status" data-testid="live">{words}</span>;
 }

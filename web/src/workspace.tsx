@@ -29,7 +29,7 @@ interface WorkspaceProps {
   opened: Chosen | null;
   onOpened(chosen: Chosen | null): void;
   searchInput: RefObject<HTMLInputElement | null>;
-  top?: ComponentChildren;
+  top?: ComponentChildren; // above the tree, where what came of it is told otherwise than in the heading
 }
 
 export function Workspace({ sides, version, view, opened, onOpened, searchInput, top }: WorkspaceProps) {
@@ -82,7 +82,7 @@ export function Workspace({ sides, version, view, opened, onOpened, searchInput,
         <div class={`sides n${sides.length}`}>
           {sides.map((side, at) => (
             <div class="side" key={side.name} data-testid={`side-${side.name || "A"}`}>
-              <Heading side={side} onOpen={(id) => open({ side: at, id })} />
+              <Heading side={side} told={top !== undefined} onOpen={(id) => open({ side: at, id })} />
               {side.problem ? (
                 <View
                   view={view} problem={side.problem} version={side.problem.version} matches={matches[at] ?? null} only={filter.only} most={most}
@@ -110,15 +110,15 @@ export function Workspace({ sides, version, view, opened, onOpened, searchInput,
 const View = ({ view, ...given }: { view: "tree" | "list" } & Parameters<typeof TreeCanvas>[0]) =>
   view === "tree" ? <TreeCanvas key={given.problem.key} {...given} /> : <Outline {...given} />;
 
-function Heading({ side, onOpen }: { side: Side; onOpen(id: string): void }) {
+function Heading({ side, told, onOpen }: { side: Side; told: boolean; onOpen(id: string): void }) {
   const { problem } = side;
   if (!problem) return side.name ? <div class="heading"><b>{side.name}</b> <Said text={side.title} most={60} /></div> : null;
   const { ended } = problem.head;
   return (
     <button type="button" class="heading" onClick={() => onOpen(ROOT)} title="about the problem" data-testid="heading">
       {side.name && <b class="run-name">{side.name}</b>}
-      <span class={`badge s-${problem.outcome}`}>{problem.outcome === "unverified" ? "not verified" : problem.outcome}</span>
-      {ended?.answer != null && <b><Said text={ended.answer} most={40} /></b>}
+      {!told && <span class={`badge s-${problem.outcome}`}>{problem.outcome === "unverified" ? "not verified" : problem.outcome}</span>}
+      {!told && ended?.answer != null && <b><Said text={ended.answer} most={40} /></b>}
       <span class="asked"><Said text={problem.head.prompt} most={200} /></span>
       <span class="quiet cost">{many(problem.nodes.size, "branch", "branches")}, {many(problem.tokens, "token")}</span>
     </button>
