@@ -1,6 +1,6 @@
 """What the documentation's pages link to outside of docs/ becomes part of the site, so that one link holds in both.
 
-Markdown files become pages, pictures are copied, and other text files become pages that show them. A link to a folder
+Markdown files become pages, pictures and notebooks are copied, and other text files become pages that show them. A link to a folder
 loses its target: on the site there is none. It knows links as Markdown writes them, and nothing of what they mean.
 """
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 PLACE = "repository"  # where on the site the repository's other files are
 _LINK = re.compile(r"(\]\()([^)\s]+)(\))")
 _FENCE = re.compile(r"^ *(```|~~~)")
-_PICTURES = (".svg", ".png")
+_COPIED = (".svg", ".png", ".ipynb")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -103,11 +103,11 @@ def _uri(path: Path) -> str:
     if path.is_relative_to(ROOT / "docs"):
         return path.relative_to(ROOT / "docs").as_posix()
     inside = f"{PLACE}/{path.relative_to(ROOT).as_posix()}"
-    return inside if path.suffix in (".md", *_PICTURES) else f"{inside}.md"
+    return inside if path.suffix in (".md", *_COPIED) else f"{inside}.md"
 
 
 def _file(path: Path, config: MkDocsConfig) -> File:
-    if path.suffix in (".md", *_PICTURES):
+    if path.suffix in (".md", *_COPIED):
         return File.generated(config, _uri(path), abs_src_path=str(path))
     name, language = path.relative_to(ROOT).as_posix(), path.suffix.removeprefix(".")
     shown = f"# {name}\n\n````{language}\n{path.read_text()}````\n"
