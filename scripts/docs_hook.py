@@ -1,7 +1,8 @@
 """What the documentation's pages link to outside of docs/ becomes part of the site, so that one link holds in both.
 
-Markdown files become pages, pictures and notebooks are copied, and other text files become pages that show them. A link to a folder
-loses its target: on the site there is none. It knows links as Markdown writes them, and nothing of what they mean.
+Markdown files become pages, pictures and notebooks are copied, and other text files become pages that show them. A link
+to a folder loses its target: on the site there is none. It knows links as Markdown writes them, and nothing of what
+they mean.
 """
 
 from __future__ import annotations
