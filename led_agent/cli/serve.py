@@ -184,8 +184,10 @@ def _here(plan: Plan, host: str, port: int, as_json: bool, quiet: bool) -> None:
             loaded = setup.load()
         app = create_app(replace(setup, load=lambda: loaded))
         ready = _teller(plan, host, made.getsockname()[1], as_json, quiet)
+        # uvicorn takes both signals, and raises them again when all is done: that is the ordinary end.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            with contextlib.suppress(KeyboardInterrupt):  # the ordinary end; uvicorn raises it again when all is done
+            with contextlib.suppress(KeyboardInterrupt):
                 run(app, made, shutdown_seconds=plan.limits.shutdown_seconds, ready=ready)
         finally:
             loaded.close()
