@@ -236,6 +236,12 @@ class LocalDecoder:
             )
 
     def _take_orders(self) -> None:
+        # Who is to be cancelled is read first, and cancelled last: what was submitted before it is among the jobs then.
+        # Read last, it might name one that has come since the jobs were read, and is decoded to its end.
+        doomed: set[str] = set()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                doomed.add(self._orders.cancelled.get_nowait())
         jobs: list[_Job] = []
         with contextlib.suppress(queue.Empty):
             while True:
@@ -245,10 +251,6 @@ class LocalDecoder:
                 self._set_limit(*self._orders.limits.get_nowait())
         for job in jobs:
             self._start(job)
-        doomed: set[str] = set()
-        with contextlib.suppress(queue.Empty):
-            while True:
-                doomed.add(self._orders.cancelled.get_nowait())
         for event in self.engine.cancel(doomed) if doomed else ():
             self._report(event)
 

@@ -55,6 +55,30 @@ def test_requests_become_branches(decoder: LocalDecoder):
     assert finish(decoder, request("3", seed=3))["3"].token_ids == done["3"].token_ids
 
 
+def test_what_is_cancelled_as_soon_as_it_is_submitted_is_not_decoded(
+    decoder: LocalDecoder, monkeypatch: pytest.MonkeyPatch
+):
+    """Both may come while the decoder is taking up what came before."""
+    inbox: queue.Queue[Any] = queue.Queue()
+    start = decoder._start
+
+    def slow_start(job: Any) -> None:
+        if job.request.id == "first":
+            decoder.submit(request("late", max_tokens=200), inbox.put)
+            decoder.cancel("p", ["late"])
+        start(job)
+
+    monkeypatch.setattr(decoder, "_start", slow_start)
+    decoder.submit(request("first", max_tokens=1), inbox.put)
+    done: dict[str, Branch] = {}
+    while len(done) < 2:
+        event = inbox.get(timeout=60)
+        if isinstance(event, BranchDone):
+            done[event.branch.id] = event.branch
+    assert done["late"].finish == "cancelled"
+    assert done["first"].finish == "length"
+
+
 def test_prompts_go_through_the_chat_template(decoder: LocalDecoder):
     tokenizer = decoder.engine.parts.tokenizer
     assert decoder.render("w1 w2") == tokenizer.encode("w1 w2", add_special_tokens=False)
