@@ -38,8 +38,6 @@ OTHER_VARIABLES = {
     "LED_AGENT_JUDGE_API_KEY": "the key for a judge behind an HTTP interface",
     "LED_AGENT_REQUIRE_BROWSER": "1 makes tests fail where there is no browser, instead of passing them over",
     "LED_AGENT_VENV": "where scripts/test installs",
-    "LED_AGENT_CHROMIUM": "the browser that the pages are tested with",
-    "LED_AGENT_REQUIRE_BROWSER": "1: tests of the pages fail where there is no browser",
 }
 _ONE_CALL = (PROBLEM, OUTPUT)
 _GENERAL = {"help", "version", "config"}

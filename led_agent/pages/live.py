@@ -27,7 +27,7 @@ from led_agent.pages.data import FORMAT, changes, problem_row
 from led_agent.pages.export import as_json, page
 from led_agent.pages.saved import journal_of
 from led_agent.pages.shading import Shading
-from led_agent.serving.guarding import HostCheck, error_body
+from led_agent.serving.guarding import PAGE_HEADERS, HostCheck, error_body
 from led_agent.tree import Tree
 
 __all__ = ["Board", "Hub", "create_app"]
@@ -37,12 +37,6 @@ _LOOK_SECONDS = 0.2  # between two looks at the file
 _LOOKS = 10  # that find nothing before one asks whether the run is over
 _QUIET_SECONDS = 15.0  # after which a comment keeps a connection open
 _BEHIND = 10_000  # events that a browser may be behind before it is cut off; it connects again
-_HEADERS = {
-    "Content-Security-Policy": "frame-ancestors 'none'",  # the rest of the policy is in the page
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-}
 
 Told = tuple[str, dict[str, Any]]
 
@@ -263,7 +257,7 @@ def create_app(board: Board, *, hosts: Sequence[str] = ()) -> FastAPI:
 
     @app.get("/")
     async def home() -> HTMLResponse:
-        return HTMLResponse(viewer, headers=_HEADERS)
+        return HTMLResponse(viewer, headers=PAGE_HEADERS)
 
     @app.get("/api")
     async def index() -> Response:
@@ -278,7 +272,7 @@ def create_app(board: Board, *, hosts: Sequence[str] = ()) -> FastAPI:
 
     @app.get("/api/events")
     async def events() -> StreamingResponse:
-        return StreamingResponse(hub.listen(), media_type="text/event-stream", headers=_HEADERS)
+        return StreamingResponse(hub.listen(), media_type="text/event-stream", headers=PAGE_HEADERS)
 
     if hosts:
         app.add_middleware(HostCheck, hosts=hosts)
@@ -286,4 +280,4 @@ def create_app(board: Board, *, hosts: Sequence[str] = ()) -> FastAPI:
 
 
 def _json(data: object, status: int = 200) -> Response:
-    return Response(as_json(data), status, media_type="application/json", headers=_HEADERS)
+    return Response(as_json(data), status, media_type="application/json", headers=PAGE_HEADERS)

@@ -12,7 +12,6 @@ import functools
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Query, Request, Response
@@ -27,9 +26,10 @@ from led_agent.engine.tokens import Tokens
 from led_agent.errors import UsageError
 from led_agent.journal import Journal
 from led_agent.models import EMBEDDED_EXAMPLE, is_embedded
+from led_agent.pages.export import as_json, page
 from led_agent.protocols import Decoder
 from led_agent.serving.asking import Defaults, Order, order_of
-from led_agent.serving.guarding import BodyLimit, Counted, HostCheck, error_body
+from led_agent.serving.guarding import PAGE_HEADERS, BodyLimit, Counted, HostCheck, error_body
 from led_agent.serving.limits import BusyError, Keys, Limits, RefusedError
 from led_agent.serving.metrics import CONTENT_TYPE, Metrics
 from led_agent.serving.replies import completion, led_result, summary
@@ -319,18 +319,23 @@ def _add_runs(app: FastAPI) -> None:
     @app.get("/v1/runs/{run}", response_model=Index, responses=_FINDING, tags=["search"])
     async def tree(run: str, state: State, owner: Owner) -> Response:
         """A run's tree, without texts."""
-        return JSONResponse(await state.service.index(state.service.find(run, owner)))
+        return _json(await state.service.index(state.service.find(run, owner)))
 
-    @app.get("/v1/runs/{run}/node", responses={**_FINDING, 400: _ERRORS[400]}, tags=["search"])
+    @app.get(
+        "/v1/runs/{run}/node",
+        response_model=dict[str, Any],
+        responses={**_FINDING, 400: _ERRORS[400]},
+        tags=["search"],
+    )
     async def node(
         run: str, node: Annotated[str, Query(alias="id")], state: State, owner: Owner, problem: str | None = None
-    ) -> dict[str, Any]:
+    ) -> Response:
         """All there is of one branch: its text, and figures of each token. A run has one problem, so that ``problem``
         need not be given."""
         found = state.service.find(run, owner)
         if problem is not None and problem != found.id:
             raise RefusedError(f"the run {run[:80]!r} has no problem {problem[:80]!r}", status=404, param="problem")
-        return await state.service.detail(found, node)
+        return _json(await state.service.detail(found, node))
 
     @app.get("/v1/runs/{run}/result", responses=_FINDING, tags=["search"])
     async def result(run: str, state: State, owner: Owner) -> dict[str, Any]:
@@ -366,12 +371,12 @@ def _add_runs(app: FastAPI) -> None:
 
 
 def _add_pages(app: FastAPI) -> None:
-    page = resources.files("led_agent.pages").joinpath("page.html")
+    shown = page("page.html")
 
     @app.get("/", response_class=HTMLResponse, tags=["page"])
     async def home() -> HTMLResponse:
         """A page to search with."""
-        return HTMLResponse(page.read_text(encoding="utf-8"), headers={"X-Content-Type-Options": "nosniff"})
+        return HTMLResponse(shown, headers=PAGE_HEADERS)
 
 
 def _add_handlers(app: FastAPI) -> None:
@@ -393,6 +398,10 @@ def _add_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def other(_request: Request, error: HTTPException) -> JSONResponse:
         return JSONResponse(error_body(str(error.detail), error.status_code), error.status_code, error.headers)
+
+
+def _json(data: object) -> Response:
+    return Response(as_json(data), media_type="application/json", headers=PAGE_HEADERS)
 
 
 def _where(fault: Any) -> str:

@@ -10,7 +10,14 @@ import json
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
-__all__ = ["BodyLimit", "Counted", "HostCheck", "error_body"]
+__all__ = ["PAGE_HEADERS", "BodyLimit", "Counted", "HostCheck", "error_body"]
+
+PAGE_HEADERS = {
+    "Content-Security-Policy": "frame-ancestors 'none'",  # the rest of the policy is in the page
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from fastapi import Request
 
 from led_agent.pages.data import Pieces
+from led_agent.pages.export import as_json
 from led_agent.serving.feed import Feed
 from led_agent.serving.replies import chunk, final_chunks
 from led_agent.serving.schemas import ChatRequest, ChunkChoice, Delta
@@ -122,4 +122,4 @@ async def run_stream(service: Service, run: Served) -> AsyncIterator[str]:
 
 
 def _event(name: str, data: Any) -> str:
-    return f"event: {name}\ndata: {json.dumps(data)}\n\n"
+    return f"event: {name}\ndata: {as_json(data)}\n\n"
