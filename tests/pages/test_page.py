@@ -8,30 +8,22 @@ from typing import Any
 
 import pytest
 
-from led_agent import Search
 from led_agent.local import LocalDecoder
 from led_agent.serving.app import Setup
 from led_agent.serving.asking import Defaults
 from led_agent.serving.limits import Keys, Limits
-from led_agent.serving.run import LOOPBACK_HOSTS
 from tests.pages.conftest import PHONE, Open, click_node, expect
 from tests.pages.test_viewer import weak
 from tests.pages.trees import HOSTILE
-from tests.serving.servers import PUZZLE, Running, endless, running, setup_of, until
+from tests.serving.servers import PUZZLE, Running, embedded, endless, running, setup_of, until
 
 SECRET = "a-key-of-twenty-letters"
 
 
 @pytest.fixture(scope="module")
 def countdown() -> Iterator[Setup]:
-    with Search("countdown", slots=32) as search:
-        search.prepare()
-        decoder = search.decoder
-        assert isinstance(decoder, LocalDecoder)
-        yield Setup(
-            decoder=decoder, model="countdown", tokens=decoder.tokens, decoding=search.chosen_decoding,
-            defaults=Defaults(), hosts=LOOPBACK_HOSTS,
-        )  # fmt: skip
+    with embedded() as setup:
+        yield setup
 
 
 @pytest.fixture(scope="module")

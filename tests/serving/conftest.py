@@ -6,28 +6,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from led_agent import Search
 from led_agent.local import LocalDecoder
-from led_agent.serving.app import Loaded, Setup
-from led_agent.serving.asking import Defaults
-from led_agent.serving.run import LOOPBACK_HOSTS
-from tests.serving.servers import Running, endless, running
+from led_agent.serving.app import Setup
+from tests.serving.servers import Running, embedded, endless, running
 
 
 @pytest.fixture(scope="session")
 def countdown() -> Iterator[Setup]:
     """What a server with the embedded model is made with."""
-    with Search("countdown", slots=32) as search:
-        search.prepare()
-        decoder = search.decoder
-        assert isinstance(decoder, LocalDecoder)
-        loaded = Loaded(decoder, decoder.tokens, search.chosen_decoding)
-        yield Setup(
-            model="countdown",
-            load=lambda: loaded,
-            defaults=Defaults(),
-            hosts=LOOPBACK_HOSTS,
-        )
+    with embedded() as setup:
+        yield setup
 
 
 @pytest.fixture(scope="module")

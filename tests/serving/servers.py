@@ -18,7 +18,8 @@ from led_agent.local import LocalDecoder
 from led_agent.protocols import Decoder
 from led_agent.serving.app import Loaded, Setup, create_app
 from led_agent.serving.asking import Defaults
-from led_agent.serving.run import _Server, listen
+from led_agent.serving.plan import Plan
+from led_agent.serving.run import LOOPBACK_HOSTS, _Server, listen
 from led_agent.serving.service import Service
 from led_agent.settings import Decoding
 from tests.engine.reference import make_engine
@@ -85,6 +86,17 @@ def endless(slots: int = 4) -> LocalDecoder:
     engine = make_engine(model, tokenizer, slots=slots)
     engine.parts.eos = frozenset()
     return LocalDecoder(engine)
+
+
+@contextmanager
+def embedded() -> Iterator[Setup]:
+    """What a server with the embedded model is made with; the model is loaded once."""
+    plan = Plan(slots=32, hosts=LOOPBACK_HOSTS)
+    loaded = plan.load()
+    try:
+        yield replace(plan.setup(), load=lambda: replace(loaded, close=lambda: None))
+    finally:
+        loaded.close()
 
 
 def setup_of(decoder: Decoder, tokens: Tokens, **changes: Any) -> Setup:
