@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ def modules() -> dict[str, Path]:
     return found
 
 
+@cache  # each of the files is asked about by many tests
 def imports(path: Path, *, top_level: bool = False) -> set[str]:
     """Modules that a file imports, those under TYPE_CHECKING left out; with ``top_level`` only at import time."""
     tree = ast.parse(path.read_text())
@@ -58,6 +60,9 @@ def imports(path: Path, *, top_level: bool = False) -> set[str]:
         ("transformers", ("led_agent.decoding.processors", "led_agent.engine", "led_agent.bench.peers")),
         ("llama_cpp", ("led_agent.bench.llama",)),
         ("gguf", ("led_agent.bench.gguf_file",)),
+        ("fastapi", ("led_agent.serving", "led_agent.pages.live", "led_agent.cli.serve", "led_agent.cli.view")),
+        ("uvicorn", ("led_agent.serving", "led_agent.pages.watching", "led_agent.cli.serve", "led_agent.cli.view")),
+        ("prometheus_client", ("led_agent.serving.metrics", "led_agent.cli.serve")),
     ],
 )
 def test_a_library_stays_in_its_room(library: str, allowed: tuple[str, ...]):
