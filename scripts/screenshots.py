@@ -43,7 +43,7 @@ def viewer(page: Any) -> None:
 
 def search(page: Any) -> None:
     """The server's example, solved."""
-    page.get_by_test_id("model").wait_for()  # with it the settings have come, and the example
+    page.get_by_test_id("model").wait_for(state="attached")  # with it the settings have come, and the example
     example = page.get_by_test_id("prompt").get_attribute("placeholder").removeprefix("for example: ")
     page.get_by_test_id("prompt").fill(example)
     page.get_by_test_id("send").click()
