@@ -173,3 +173,20 @@ def test_the_page_is_readable_on_a_phone(server: Running, open_page: Open, schem
     page.get_by_test_id("runs-button").click()
     expect(page.get_by_test_id("run-row").first).to_be_visible()
     assert weak(page) == []
+
+
+def test_one_asks_on_where_the_model_is_no_puzzle_solver(slow: LocalDecoder, open_page: Open):
+    with running(setup_of(slow, slow.tokens, limits=Limits(max_tokens=100_000))) as up:
+        page = open_page(up.url, origin=up.url)
+        ask(page, "w1 w2 w3 .")
+        expect(page.get_by_test_id("standing")).to_be_visible(timeout=60_000)
+        expect(page.get_by_test_id("send")).to_have_text("ask on")
+        ask(page, "w4 w5 .", key="Meta+Enter")
+        messages = page.get_by_test_id("message")
+        expect(messages).to_have_count(3, timeout=60_000)
+        expect(messages.nth(0)).to_contain_text("w1 w2 w3 .")
+        expect(messages.nth(1)).to_contain_text("assistant")
+        expect(messages.nth(2)).to_contain_text("w4 w5 .")
+        expect(page.get_by_test_id("standing")).to_be_visible(timeout=60_000)
+        page.get_by_test_id("new").click()
+        expect(page.get_by_test_id("send")).to_have_text("solve")

@@ -151,6 +151,15 @@ export class Scene {
     }
   }
 
+  /** After a change of size: what is selected stays in the middle of what is left of the height. */
+  private centre(): void {
+    const at = this.selected ? this.layout?.byId.get(this.selected) : undefined;
+    if (!at) return;
+    this.behaviour.translateBy(select(this.canvas), 0, (this.height / 2 - this.onScreen(at)[1]) / this.transform.k);
+    this.reveal(at.id);
+    this.touched = true;
+  }
+
   /** Where a node is on the canvas, for tests and measurements. */
   whereIs(id: string): { x: number; y: number; k: number } | null {
     const at = this.layout?.byId.get(id);
@@ -217,13 +226,16 @@ export class Scene {
     const { clientWidth, clientHeight } = this.canvas;
     if (!clientWidth || !clientHeight) return;
     const first = !this.width;
+    const before = this.height;
     const ratio = Math.min(2, window.devicePixelRatio || 1);
     this.width = clientWidth;
     this.height = clientHeight;
     this.canvas.width = Math.round(clientWidth * ratio);
     this.canvas.height = Math.round(clientHeight * ratio);
+    const lower = clientHeight < before;
     if (first || !this.touched) this.begin();
-    if (this.selected) this.reveal(this.selected);
+    if (lower) this.centre();
+    else if (this.selected) this.reveal(this.selected);
     this.paint(); // at once: a resized canvas is empty until then
   }
 
