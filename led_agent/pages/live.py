@@ -269,6 +269,8 @@ def create_app(board: Board, *, hosts: Sequence[str] = ()) -> FastAPI:
             return _json(await asyncio.to_thread(board.detail, problem, id))
         except UsageError as error:
             return _json(error_body(str(error), 404), 404)
+        except asyncio.CancelledError:  # the server ends while a tokenizer is being loaded
+            return _json(error_body("the server is ending", 503), 503)
 
     @app.get("/api/events")
     async def events() -> StreamingResponse:

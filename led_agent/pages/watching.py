@@ -12,6 +12,8 @@ from led_agent.serving.run import LOOPBACK_HOSTS, is_loopback
 
 __all__ = ["serve"]
 
+_MORE_SECONDS = 10  # for replies that are being made: a tokenizer may be loading for one
+
 
 class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, hub: Hub, ready: Callable[[], object] | None) -> None:
@@ -47,7 +49,7 @@ def serve(board: Board, made: socket.socket, host: str, *, ready: Callable[[], o
     app = create_app(board, hosts=(*LOOPBACK_HOSTS, host) if is_loopback(host) else ())
     hub: Hub = app.state.hub
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, timeout_graceful_shutdown=2, server_header=False
+        app, log_level="warning", access_log=False, timeout_graceful_shutdown=_MORE_SECONDS, server_header=False
     )
     _Server(config, hub, ready).run(sockets=[made])
     if hub.failure is not None:

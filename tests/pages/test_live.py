@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,29 +26,36 @@ from tests.pages.trees import tree_of, write_events
 
 ROWS = [(f"text {i}", "rejected", str(i)) for i in range(40)]
 
-View = Callable[[Path], str]
 
+class View:
+    """Begins `led-agent view` on a run, and gives its address. It is ended by an interrupt, and must end well."""
 
-@pytest.fixture
-def view() -> Iterator[View]:
-    """Begin `led-agent view` on a run; its address. At the end it is interrupted, and must end well."""
-    running: list[subprocess.Popen[str]] = []
+    def __init__(self) -> None:
+        self._running: list[subprocess.Popen[str]] = []
 
-    def begin(run: Path) -> str:
-        command = [sys.executable, "-m", "led_agent", "view", str(run)]
+    def __call__(self, run: Path, port: int = 0) -> str:
+        command = [sys.executable, "-m", "led_agent", "view", str(run), "--port", str(port)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        running.append(process)
+        self._running.append(process)
         assert process.stdout is not None
         address = process.stdout.readline().strip()
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", address), process.stderr.read() if process.stderr else ""
         return address
 
-    yield begin
-    for process in running:
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
-        assert (process.returncode, out) == (0, "")
-        assert "Traceback" not in err
+    def end(self) -> None:
+        while self._running:
+            process = self._running.pop()
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=30)
+            assert (process.returncode, out) == (0, "")
+            assert "Traceback" not in err
+
+
+@pytest.fixture
+def view() -> Iterator[View]:
+    begun = View()
+    yield begun
+    begun.end()
 
 
 def ask(address: str, path: str, host: str | None = None) -> tuple[int, str]:
@@ -111,8 +118,6 @@ def test_a_tree_grows_under_the_eyes_and_neither_zoom_nor_selection_is_lost(
 
 
 def test_the_page_comes_back_when_the_server_does(view: View, open_page: Open, tmp_path: Path):
-    from led_agent.pages.live import create_app  # noqa: F401 - without FastAPI this test can't be run
-
     tree = tree_of("p", ROWS[:3])
     path = tmp_path / "run.jsonl"
     with Journal(path) as journal:
@@ -120,11 +125,15 @@ def test_the_page_comes_back_when_the_server_does(view: View, open_page: Open, t
         write(journal, tree, "1")
         address = view(path)
         page = open_page(address, origin=address)
+        click_node(page, "1")
         expect(page.get_by_test_id("live")).to_have_text("live")
-        page.context.set_offline(True)
+        view.end()
+        expect(page.get_by_test_id("live")).to_contain_text("again in")
         write(journal, tree, "2")
-        page.context.set_offline(False)
-        expect(page.get_by_test_id("status-rejected")).to_contain_text("2")
+        assert view(path, port=int(address.rstrip("/").rpartition(":")[2])) == address
+        expect(page.get_by_test_id("status-rejected")).to_contain_text("2", timeout=30_000)
+        expect(page.get_by_test_id("live")).to_have_text("live")
+        expect(page.get_by_test_id("panel")).to_contain_text("Branch 1")
 
 
 def test_other_hosts_names_are_refused_and_unknown_branches_are_named(view: View, tmp_path: Path):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from led_agent import Decoding, Solution, solve
+from led_agent import Decoding, Solution, Tree, solve
 from led_agent.pages.export import write_html
 from led_agent.pages.shading import Shading
 from led_agent.strategies import BestOfN, Fallback
@@ -300,3 +300,24 @@ def test_thousands_of_tokens_are_shown_in_parts_and_equal_shades_are_one_element
     assert page.get_by_test_id("tokens").locator("span").count() == 1
     page.get_by_test_id("text").get_by_label("last part").click()
     assert page.get_by_test_id("tokens").locator("span.t8").text_content() == "ab "
+
+
+@pytest.mark.parametrize("motion", ["reduce", "no-preference"])
+def test_nothing_moves_for_those_who_ask_for_that(open_page: Open, tmp_path: Path, motion: str):
+    tree = Tree("Still going on?")
+    for request in tree.requests(2):
+        tree.add(request)
+    write_html(tmp_path / "run.html", [tree], title="pending")
+    page = open_page((tmp_path / "run.html").as_uri(), reduced_motion=motion)
+    where(page, "1")
+    drawn = page.evaluate(
+        """async () => {
+          const scene = document.querySelector("canvas").ledScene;
+          const frames = async (n) => { for (; n; n -= 1) await new Promise(requestAnimationFrame); };
+          await frames(20);
+          const before = scene.draws;
+          await frames(20);
+          return scene.draws - before;
+        }"""
+    )
+    assert (drawn == 0) == (motion == "reduce")
