@@ -98,6 +98,7 @@ def test_the_search_reads_whole_texts(open_page: Open, tmp_path: Path):
     rows = [("x" * 3000 + needle + "y" * 3000, "rejected", None), ("z" * 50, "rejected", None)]
     write_html(tmp_path / "run.html", [tree_of("p", rows)], title="search")
     page = open_page((tmp_path / "run.html").as_uri())
+    where(page, "1")  # then the page hears keys
     page.keyboard.press("/")
     page.keyboard.type(needle.upper())
     expect(page.get_by_test_id("found")).to_have_text("1")
@@ -107,6 +108,7 @@ def test_the_search_reads_whole_texts(open_page: Open, tmp_path: Path):
 
 def test_the_keyboard_is_enough(open_page: Open, mixed: str):
     page = open_page(mixed)
+    where(page, "1")  # then the page hears keys
     said = page.get_by_test_id("described")
     page.get_by_test_id("tree").focus()
     expect(said).to_contain_text("the problem: Question 0?")
@@ -136,6 +138,7 @@ def test_the_keyboard_is_enough(open_page: Open, mixed: str):
 
 def test_the_plain_list_holds_the_same_tree(open_page: Open, mixed: str):
     page = open_page(mixed)
+    where(page, "1")  # then the page hears keys
     page.keyboard.press("l")
     rows = page.get_by_test_id("outline").locator("li")
     expect(rows).to_have_count(3)
