@@ -71,14 +71,15 @@ def body(task: Task, *, progress: bool = False, strategy: str = STRATEGY) -> dic
     }
 
 
-async def client(url: str, mine: itertools.cycle[Task], until: float, progress: bool, tally: Tally) -> None:
-    async with httpx2.AsyncClient(base_url=url, timeout=120) as http:
-        while time.monotonic() < until:
-            task, began = next(mine), time.monotonic()
-            try:
-                await ask(http, task, progress, began, tally)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the reply is lost
-                tally.lost.append(f"{type(error).__name__}: {error}")
+async def client(
+    http: httpx2.AsyncClient, mine: itertools.cycle[Task], until: float, progress: bool, tally: Tally
+) -> None:
+    while time.monotonic() < until:
+        task, began = next(mine), time.monotonic()
+        try:
+            await ask(http, task, progress, began, tally)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the reply is lost
+            tally.lost.append(f"{type(error).__name__}: {error}")
 
 
 async def ask(http: httpx2.AsyncClient, task: Task, progress: bool, began: float, tally: Tally) -> None:
@@ -120,10 +121,13 @@ async def load(url: str, pid: int, todo: list[Task], clients: int, seconds: floa
     tally, until = Tally(), time.monotonic() + seconds
     shuffled = random.Random(0)
     mine = [itertools.cycle(shuffled.sample(todo, len(todo))) for _ in range(clients)]
-    await asyncio.gather(
-        watch(pid, until, tally),
-        *(client(url, cycle, until, at % 4 == 0, tally) for at, cycle in enumerate(mine)),
-    )
+    # One for all, with a connection for each: making one takes longer than a request.
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
+    async with httpx2.AsyncClient(base_url=url, timeout=120, limits=limits) as http:
+        await asyncio.gather(
+            watch(pid, until, tally),
+            *(client(http, cycle, until, at % 4 == 0, tally) for at, cycle in enumerate(mine)),
+        )
     return tally
 
 

@@ -10,6 +10,7 @@ import dataclasses
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -212,7 +213,7 @@ def _strategy(options: LedOptions, decoding: Decoding, defaults: Defaults, limit
         if options.n is not None:
             raise RefusedError("give led.strategy or led.n, not both: its settings follow its name", param="led.n")
         try:
-            strategy = parse_strategy(options.strategy, own=False)
+            strategy = _strategy_of(options.strategy)
         except (UsageError, RecursionError) as error:
             raise RefusedError(f"led.strategy: {error}", param="led.strategy") from error
         _check_numbers(strategy, limits.branches)
@@ -223,6 +224,11 @@ def _strategy(options: LedOptions, decoding: Decoding, defaults: Defaults, limit
         return BestOfN(1)
     n = _within(options.n, limits.branches, "led.n") if options.n is not None else max(8, choices)
     return Fallback(BestOfN(min(n, limits.branches), stop_at_first=choices == 1))
+
+
+@lru_cache(256)  # they are frozen, and reading a name takes milliseconds
+def _strategy_of(text: str) -> Strategy:
+    return parse_strategy(text, own=False)
 
 
 def _check_numbers(strategy: object, most: int) -> None:
