@@ -91,10 +91,8 @@ def test_what_runs_inside_the_sandbox_needs_the_standard_library_only():
 
 
 def test_there_are_no_import_cycles():
-    graph = {
-        name: {i for i in imports(path, top_level=True) if i in modules() and i != name}
-        for name, path in modules().items()
-    }
+    files = modules()
+    graph = {name: {i for i in imports(p, top_level=True) if i in files and i != name} for name, p in files.items()}
     done: set[str] = set()
 
     def visit(name: str, trail: tuple[str, ...]) -> None:

@@ -145,7 +145,12 @@ def test_ctrl_c_leaves_no_half_file(tmp_path: Path):
     out.mkdir()
     os.mkfifo(pipe)
     command = [sys.executable, "-m", "led_agent", "show", str(pipe), "--html", str(out / "run.html")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Where Ctrl-C is ignored, as by what a script starts in the background, the process would inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
     with pipe.open("wb", buffering=0) as file:  # opened once the other end is
         file.write(line_of("p", tree_of("p", ROWS).started))
         process.send_signal(signal.SIGINT)
