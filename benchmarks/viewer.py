@@ -1,6 +1,6 @@
 """How fast the viewer is with a large tree: time to the first picture, and frames a second while it is moved.
 
-    python benchmarks/viewer.py [--nodes 5000] [--chromium /usr/bin/chromium]
+    python benchmarks/viewer.py [--nodes 5000] [--chromium /usr/bin/chromium] [--trace trace.json]
 
 A tree of so many branches is made by the tree's own interface, written as `led-agent show --html` would, and opened in
 a headless Chromium that draws by software. Printed is one JSON object: the page's size, milliseconds from the start of
@@ -110,6 +110,7 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=5000)
     parser.add_argument("--frames", type=int, default=150)
     parser.add_argument("--chromium", default=os.environ.get("LED_AGENT_CHROMIUM") or shutil.which("chromium"))
+    parser.add_argument("--trace", help="write Chromium's own trace of both drags here; it costs some speed")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         file = Path(folder) / "large.html"
@@ -120,10 +121,14 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=asked.chromium, args=list(FLAGS))
         page = browser.new_page(viewport={"width": 1280, "height": 720})
         picture = first_picture(page, file.as_uri())
+        if asked.trace:
+            browser.start_tracing(page=page, path=asked.trace)
         first = moved(page, asked.frames)
         page.focus("canvas")
         page.keyboard.press("0")
         whole = moved(page, asked.frames)
+        if asked.trace:
+            browser.stop_tracing()
         row = {
             "nodes": len(tree) - 1, "export_seconds": round(exported, 1),
             "file_mb": round(file.stat().st_size / 1e6, 2), "first_picture_ms": round(picture),

@@ -43,7 +43,11 @@ async def _left(request: Request) -> None:
 
 
 async def until_left(request: Request, service: Service, run: Served, events: AsyncIterator[str]) -> AsyncIterator[str]:
-    """A stream's events; a client that leaves stops the run at once, and not when there is next something to say."""
+    """A stream's events; a client that leaves stops the run at once, and not when there is next something to say.
+
+    It is watched for here: Starlette does so below version 2.4 of ASGI only; from there on it waits until something is
+    sent.
+    """
     leaving = asyncio.ensure_future(_left(request))
     leaving.add_done_callback(lambda done: None if done.cancelled() else service.stop(run))
     try:

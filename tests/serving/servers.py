@@ -61,12 +61,12 @@ class Running:
 
 
 @contextmanager
-def running(setup: Setup) -> Iterator[Running]:
-    """A server on a free port, ended at the end."""
+def running(setup: Setup, wrap: Callable[[Any], Any] = lambda app: app) -> Iterator[Running]:
+    """A server on a free port, ended at the end; what it serves is put into ``wrap``."""
     app = create_app(setup)
     made = listen("127.0.0.1", 0)
     ready = threading.Event()
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=30)
+    config = uvicorn.Config(wrap(app), log_level="warning", access_log=False, timeout_graceful_shutdown=30)
     server = _Server(config, app, ready.set)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [made]})
     thread.start()

@@ -6,6 +6,7 @@ import contextlib
 import json
 import socket
 import struct
+from typing import Any
 
 import pytest
 
@@ -41,6 +42,22 @@ def test_a_client_that_leaves_frees_its_slots(slow: LocalDecoder, stream: bool, 
         assert run["status"] == "done"
         assert run["reason"].startswith("stopped")
         assert "led_agent_runs_stopped_total 1.0" in server.ask("GET", "/metrics").text
+
+
+def test_a_stream_is_left_also_where_the_server_speaks_a_newer_asgi(slow: LocalDecoder):
+    """There nobody else watches for it, and what is sent to who has left is passed over."""
+
+    def newer(app: Any) -> Any:
+        async def served(scope: Any, receive: Any, send: Any) -> None:
+            await app({**scope, "asgi": {"version": "3.0", "spec_version": "2.4"}}, receive, send)
+
+        return served
+
+    with running(setup_of(slow, slow.tokens, limits=Limits(max_tokens=100_000)), newer) as server:
+        raw = connect(server, stream=True)
+        assert until(lambda: slow.in_flight > 0)
+        leave(raw, abruptly=True)
+        assert until(lambda: slow.in_flight == 0)
 
 
 def test_many_that_leave_at_once_leave_nothing_behind(slow: LocalDecoder):
