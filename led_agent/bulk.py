@@ -19,6 +19,7 @@ from led_agent.errors import MachineError, UsageError
 from led_agent.judging import batch_limit, compares, verifier_name
 from led_agent.problems import BadLine
 from led_agent.protocols import Verifier
+from led_agent.threads import start_thread
 from led_agent.types import Branch, Problem, Verdict
 from led_agent.verifier_pool import VerifierPool
 
@@ -138,9 +139,7 @@ class Bulk:
         """Judge no more answers; those under way are still given out. From any thread or signal handler."""
         self._stopping.set()
         # In a thread, as a handler may have interrupted this one while it held the pool's lock.
-        closing = threading.Thread(target=self._pool.close, daemon=True)
-        closing.start()
-        closing.join(timeout=1)
+        start_thread("led-close", self._pool.close).join(timeout=1)
 
     @property
     def stopped(self) -> bool:

@@ -6,7 +6,6 @@ a while. This file knows a tree and a strategy, and nothing of decoders or of th
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from led_agent.answers import final_answer
 from led_agent.confidence import Agreement, Calibration, Groups, Vote, agree, candidates, read_votes, votes
 from led_agent.errors import PluginError, UsageError, boundary
 from led_agent.protocols import Strategy
+from led_agent.threads import start_thread
 from led_agent.tree import ROOT, Tree
 
 __all__ = ["Count", "Counted", "decide"]
@@ -48,7 +48,7 @@ class Count:
         if hurry or refused or self._is_plain():
             self.counted = self._by_spelling()
         else:
-            threading.Thread(target=self._compare, name="led-count", daemon=True).start()
+            start_thread("led-count", self._compare)
 
     def take(self, counted: Counted) -> None:
         self.counted = counted

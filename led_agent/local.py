@@ -19,6 +19,7 @@ from led_agent.confidence import EMBEDDED, SHARE, Calibration
 from led_agent.errors import LedError, UsageError
 from led_agent.models import embedded_refusal, is_embedded, locate
 from led_agent.protocols import BranchDone, BranchProgress, Sink
+from led_agent.threads import ask_at_exit, start_thread
 from led_agent.types import Branch, DecodeRequest, Message, Problem
 
 if TYPE_CHECKING:
@@ -71,8 +72,8 @@ class LocalDecoder:
         self._limits: dict[str, _Limit] = {}
         self._told = 0.0  # when growth was last reported
         self._orders = _Orders()
-        self._thread = threading.Thread(target=self._work, name="led-engine", daemon=True)
-        self._thread.start()
+        self._thread = start_thread("led-engine", self._work)
+        ask_at_exit(self._ask_to_end)
 
     @classmethod
     def load(cls, model: str | None = None, *, device: str = "auto", dtype: str = "auto", slots: int = 16) -> Self:
@@ -153,9 +154,12 @@ class LocalDecoder:
         self._orders.wake.set()
 
     def close(self) -> None:
+        self._ask_to_end()
+        self._thread.join()
+
+    def _ask_to_end(self) -> None:
         self._orders.close.set()
         self._orders.wake.set()
-        self._thread.join()
 
     def render(self, prompt: str | Sequence[Message]) -> list[int]:
         """Token ids of a prompt: through the model's chat template, or as it is where the model has none.

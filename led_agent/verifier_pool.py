@@ -27,6 +27,7 @@ from led_agent.errors import MachineError, UsageError
 from led_agent.judging import batch_limit, compares, failure, read, read_all, signed, verifier_name
 from led_agent.protocols import Verifier
 from led_agent.record import Record
+from led_agent.threads import ask_at_exit, start_thread
 from led_agent.types import Branch, Problem, Verdict
 
 __all__ = ["VerifierPool", "VerifierStats"]
@@ -190,6 +191,7 @@ class VerifierPool:
         self._memory: dict[str, dict[tuple[object, ...], _Call]] = {}
         self._stats: dict[str, VerifierStats] = {}
         self._watching = False
+        ask_at_exit(self.close)
 
     def raise_concurrency(self, calls: int) -> None:
         """Let as many calls be under way where that is more, up to 256, unless the user has said how many: verifiers
@@ -391,7 +393,7 @@ class VerifierPool:
         if self.seconds is None:
             return
         if not self._watching:
-            self._watching = _started(self._keep_time)
+            self._watching = _started(self._keep_time, awaited=False)
         elif len(self._running) == 1:
             self._clock.notify()
 
@@ -468,10 +470,14 @@ def _publish(answered: list[tuple[_Call, Verdicts]]) -> None:
             call.future.set_result(verdicts)
 
 
-def _started(target: Callable[..., None], *arguments: object) -> bool:
-    """Start a thread; False where the system has none to give, and those that there are must do."""
+def _started(target: Callable[..., None], *arguments: object, awaited: bool = True) -> bool:
+    """Start a thread, awaited at exit or not; False where the system has none to give, and those that there are must
+    do."""
     try:
-        threading.Thread(target=target, args=arguments, name="led-verify", daemon=True).start()
+        if awaited:
+            start_thread("led-verify", target, *arguments)
+        else:
+            threading.Thread(target=target, args=arguments, name="led-verify-clock", daemon=True).start()
     except RuntimeError as error:
         # Ctrl-C while ``start`` waits for the thread makes ``threading`` release a lock twice, and say that instead.
         if isinstance(error.__context__, KeyboardInterrupt):

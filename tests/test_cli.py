@@ -258,8 +258,8 @@ def test_a_run_that_is_ended_in_the_middle_resumes_with_nothing_lost_or_repeated
     assert process.stdout is not None
     first = [process.stdout.readline() for _ in range(3)]  # in the middle: some are done
     process.send_signal(how)
-    process.communicate()
-    assert process.returncode == (-9 if how is signal.SIGKILL else 130)
+    _, err = process.communicate()
+    assert process.returncode == (-9 if how is signal.SIGKILL else 130), err
     before = (out / "results.jsonl").read_bytes()
     assert 3 <= before.count(b"\n") < 40
     assert [json.loads(line) for line in first] == rows(out / "results.jsonl")[:3]

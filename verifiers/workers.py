@@ -34,6 +34,7 @@ from typing import IO, Any, NamedTuple
 
 import led_agent
 from led_agent.errors import LedError, MachineError, UsageError
+from led_agent.threads import ask_at_exit
 from led_agent.verifiers.serving import serve
 
 __all__ = ["Outcome", "WorkerDied", "WorkerPool", "WorkerTimeout", "serve"]
@@ -235,6 +236,7 @@ class WorkerPool:
         self._threads: ThreadPoolExecutor | None
         self._begin()
         _pools.add(self)
+        ask_at_exit(self.close)
 
     def call(self, payload: dict[str, Any], seconds: float) -> dict[str, Any]:
         """The worker's reply to ``payload``, computed within ``seconds`` of wall-clock time.

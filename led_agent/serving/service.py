@@ -28,6 +28,7 @@ from led_agent.serving.asking import Order
 from led_agent.serving.feed import Feed
 from led_agent.serving.limits import BusyError, Limits, RefusedError, UnavailableError
 from led_agent.solution import Solution
+from led_agent.threads import ask_at_exit, start_thread
 from led_agent.tree import Tree
 from led_agent.verifier_pool import VerifierPool
 
@@ -106,8 +107,8 @@ class Service:
         self._kept: OrderedDict[str, Served] = OrderedDict()
         self._lock = threading.Lock()  # over the three above
         self._draining = self._closing = False
-        self._thread = threading.Thread(target=self._work, name="led-serving", daemon=True)
-        self._thread.start()
+        self._thread = start_thread("led-serving", self._work)
+        ask_at_exit(self._ask_to_end)
 
     # --- for the server's event loop ---------------------------------------------------------------------------
 
@@ -252,9 +253,12 @@ class Service:
             open_runs = [run.finished for run in (*self._waiting.values(), *self._live.values())]
         if open_runs:
             await asyncio.wait(open_runs, timeout=self.limits.shutdown_seconds)
-        self._loop.post(self._stop_all)
+        self._ask_to_end()
         await asyncio.to_thread(self._thread.join)
         self._pool.close()
+
+    def _ask_to_end(self) -> None:
+        self._loop.post(self._stop_all)
 
     # --- the search's thread -----------------------------------------------------------------------------------
 
