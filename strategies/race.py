@@ -1,6 +1,7 @@
 """The race in which outputs arrive: how much of the law's probability is left where, and when the next of it comes.
 
-This file knows a tree and the log-probabilities on it. It does not know how many branches are wanted, or why.
+Where branches end at steps, what goes on from a step is a region like any other. This file knows a tree and the
+log-probabilities on it. It does not know how many branches are wanted, or why.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from led_agent.tree import ROOT, Node, Tree, derive_seed
-from led_agent.types import Branch
+from led_agent.types import Branch, DecodeRequest
 
-__all__ = ["Race", "Region", "purpose_under"]
+__all__ = ["Race", "Region", "purpose_of"]
 
 _ROUNDING = 1e-6  # what is left of a position's law counts as nothing up to here: it is 1 less a sum of float32 figures
 _UNLIKELY = math.log(1e-20)  # prefixes below that have no part in the race: no number would ever let them win it
@@ -25,7 +26,9 @@ class Region:
     """All outputs that go as ``parent`` does up to its own token ``at``, and there take one that was not drawn yet.
 
     ``prefix`` is the log-probability (nat) of what they share, ``left`` what of the law at that position is not drawn,
-    ``due`` the logarithm of the time at which the next of them arrives; ``asked`` counts requests.
+    ``due`` the logarithm of the time at which the next of them arrives; ``asked`` counts requests. ``goes_on`` says
+    that they go on from the step in which ``parent`` ends; ``since`` is how many tokens they share of their next step,
+    and ``depth`` how many whole steps.
     """
 
     parent: str
@@ -35,6 +38,9 @@ class Region:
     left: float = 1.0
     due: float = -math.inf
     asked: int = 0
+    goes_on: bool = False
+    since: int = 0
+    depth: int = 0
 
     @property
     def has_mass(self) -> bool:
@@ -44,27 +50,37 @@ class Region:
     def key(self) -> tuple[str, int]:
         return self.parent, self.at
 
+    @property
+    def keep(self) -> int | None:
+        """How many of the parent's own tokens a request for the next of them keeps; None where it goes on from all."""
+        return None if self.parent == ROOT or self.goes_on else self.at
+
 
 class Race:
-    """The regions of a tree, as branches are taken from them one by one."""
+    """The regions of a tree, as branches are taken from them one by one.
 
-    def __init__(self, tree: Tree) -> None:
-        self._tree = tree
+    Args:
+        afresh: Whether what goes on from a step runs on from the step's arrival at its own mass, so that steps race;
+            else it is due at once, as the output that arrived is one of those, so that whole outputs do.
+    """
+
+    def __init__(self, tree: Tree, *, afresh: bool = False) -> None:
+        self._tree, self._afresh = tree, afresh
         self._asked: dict[tuple[str, int], list[Node]] = defaultdict(list)
         self._given_up: set[str] = set()  # inside which nothing more can be asked for
         for node in tree.nodes():
-            if node.request is not None and node.purpose == purpose_under(node.request.parent):
-                self._asked[node.request.parent, node.request.keep or 0].append(node)
+            if node.request is not None and node.purpose == purpose_of(node.request.parent, node.request.keep):
+                self._asked[self._place(node.request)].append(node)
             if node.status in ("pruned", "failed"):
                 self._given_up.add(node.id)
         self._regions: dict[tuple[str, int], Region] = {}
         self._origins: dict[str, tuple[Region, float]] = {}  # which region a branch is from, and when it arrived
         self._open(Region(ROOT, 0, prefix=0.0), -math.inf)
 
-    def first(self, count: int, *, besides: Sequence[Region] = ()) -> list[Region]:
-        """Those whose next arrivals come first."""
+    def first(self, count: int, *, besides: Sequence[Region] = (), shallow: bool = False) -> list[Region]:
+        """Those whose next arrivals come first; with ``shallow``, of the fewest whole steps before anything else."""
         running = (region for region in self._regions.values() if self._runs(region) and region not in besides)
-        return heapq.nsmallest(count, running, key=lambda region: region.due)
+        return heapq.nsmallest(count, running, key=lambda region: (region.depth * shallow, region.due))
 
     def node(self, region: Region) -> Node | None:
         """The node by which a region's next arrival was asked for, if it was."""
@@ -88,6 +104,8 @@ class Race:
             if prefix < _UNLIKELY:
                 break
             self._inside(node.id, branch, at, prefix)
+        if self._may_go_on(node, branch):
+            self._behind(node.id, len(branch.token_ids), region.prefix + sum(branch.logprobs))
         region.drawn += branch.token_ids[:1]
         region.left -= math.exp(min(0.0, branch.logprobs[0]))
         self._open(region, region.due)
@@ -113,8 +131,34 @@ class Race:
 
     def _inside(self, name: str, branch: Branch, at: int, prefix: float) -> Region:
         """The region that a new branch leaves at one of its own tokens, behind the first."""
+        origin, arrived = self._origins[name]
         left = -math.expm1(min(0.0, branch.logprobs[at]))
-        return self._open(Region(name, at, prefix, branch.token_ids[at : at + 1], left), self._origins[name][1])
+        region = Region(name, at, prefix, branch.token_ids[at : at + 1], left)
+        region.since, region.depth = origin.since + at, origin.depth
+        return self._open(region, arrived)
+
+    def _behind(self, name: str, at: int, prefix: float) -> None:
+        """The region of all that goes on from the step in which a new branch ends, of which nothing is drawn yet."""
+        origin, arrived = self._origins[name]
+        region = Region(name, at, prefix, goes_on=True, depth=origin.depth + 1)
+        if self._afresh:
+            self._open(region, arrived)
+        else:
+            region.due = arrived
+            self._regions[region.key] = region
+
+    def _may_go_on(self, node: Node, branch: Branch) -> bool:
+        """Whether it ended at a step that no verifier rejected, with room for more. A node that was given up is left to
+        ``_runs``: when that was must not change the rounds behind us."""
+        judged = node.status in ("accepted", "rejected")
+        return branch.finish == "step" and not judged and self._tree.room(node.id) > 0
+
+    def _place(self, request: DecodeRequest) -> tuple[str, int]:
+        """The key of the region that a request of the race was made for."""
+        if request.keep is not None or request.parent == ROOT:
+            return request.parent, request.keep or 0
+        above = self._tree[request.parent].branch
+        return request.parent, len(above.token_ids) if above is not None else 0
 
     def _open(self, region: Region, arrived: float) -> Region:
         """Let a region run on from the last arrival."""
@@ -127,9 +171,9 @@ class Race:
         return region
 
 
-def purpose_under(parent: str) -> str:
+def purpose_of(parent: str, keep: int | None) -> str:
     """What a branch is asked for below a node: by this the race knows its own."""
-    return "explore" if parent == ROOT else "fork"
+    return "explore" if parent == ROOT or keep is None else "fork"
 
 
 def _log_sum(a: float, b: float) -> float:
