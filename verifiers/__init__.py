@@ -6,7 +6,7 @@ if __name__ != "led_agent.verifiers":
 from led_agent.verifiers.cached import Cached, cached
 from led_agent.verifiers.combine import AllOf, AnyOf, Negated, Weighted, all_of, any_of, negate, weighted
 from led_agent.verifiers.consensus import Consensus, consensus
-from led_agent.verifiers.countdown import Countdown, countdown, is_puzzle
+from led_agent.verifiers.countdown import Countdown, CountdownSteps, countdown, is_puzzle
 from led_agent.verifiers.equivalence import equivalence_groups
 from led_agent.verifiers.judge import Judge, judge
 from led_agent.verifiers.matches import Matches, matches
@@ -20,6 +20,7 @@ __all__ = [
     "Cached",
     "Consensus",
     "Countdown",
+    "CountdownSteps",
     "Judge",
     "Matches",
     "MathAnswer",

@@ -1,7 +1,7 @@
 """``countdown()``: whether the final expression uses each given number exactly once and comes to the target.
 
-This file finds the puzzle in a problem and the expression in an output; what an expression comes to is
-``led_agent.countdown``'s to say, exactly, in fractions.
+This file finds the puzzle in a problem, the expression in an output, and attempts in a chain of thought; what an
+expression comes to is ``led_agent.countdown``'s to say, exactly, in fractions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from led_agent.countdown import ExpressionError, Puzzle, read_puzzle, work_out
 from led_agent.errors import UsageError
 from led_agent.types import Branch, Problem, Verdict, VerdictStatus
 
-__all__ = ["Countdown", "countdown", "expression_in", "is_puzzle"]
+__all__ = ["Countdown", "CountdownSteps", "countdown", "expression_in", "is_puzzle"]
 
 _FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 _NESTED = 8  # fractions inside fractions: four numbers can't nest deeper than three
@@ -40,9 +40,14 @@ _RUN = re.compile(
 )
 _LOOSE = "+-*/×÷·∗⋅−–([ \t"  # at the end of a run: a dash or a bracket of the sentence
 _SIGNED = re.compile(r"[+*/×÷·∗⋅−–-]")
+# An equation of a step, and what it is said to come to: no decimal, nor the beginning of more.
+_EQUATION = re.compile(r"([\d(\[](?:[\d\s+*/×÷·∗⋅−–()\[\]-])*?)=\s*(-?\d+)(?!\d|\.\d|,\d|\s*[-+*/×÷·∗⋅−–^])")
+_FAILED = re.compile(r"\bno\b[\s.,;:!]*\Z", re.IGNORECASE)
+_ATTEMPT = re.compile(r"\bno\b", re.IGNORECASE)
 _NO_PUZZLE = "the problem is no Countdown puzzle: no target and numbers are found in it"
 _TOLD = 200  # characters of one value in a reason
 _LARGEST = 10**100  # far above any puzzle's number, and a size that every reason can name
+_DIGITS = 100  # of a number in a step
 _READ = 20_000  # characters from the end: an answer is not longer
 
 
@@ -79,9 +84,29 @@ class Countdown:
             raise UsageError(f"countdown, problem {problem.key}: {error}; correct them") from error
 
 
-def countdown() -> Countdown:
-    """A verifier of Countdown puzzles: each given number exactly once, + - * / and brackets, exactly the target."""
-    return Countdown()
+@dataclass(frozen=True)
+class CountdownSteps(Countdown):
+    """The same, and a judge of steps: a search on steps goes on from none that it rejects.
+
+    A step is rejected where an equation of its last attempt is wrong, or where the attempt ends with the word "no" and
+    its last equation does not come to the target, as the embedded models say of an attempt that failed. An attempt
+    begins after the "no" of the one before. Of any other step it says nothing.
+    """
+
+    def step(self, problem: Problem, branch: Branch, /) -> Verdict:
+        """The verdict on the step in which a branch ends."""
+        begun = time.perf_counter()
+        status, reason = _judge_step(problem, branch.text)
+        return Verdict(status=status, reason=reason, verifier=self.name, seconds=time.perf_counter() - begun)
+
+
+def countdown(steps: bool = False) -> Countdown:
+    """A verifier of Countdown puzzles: each given number exactly once, + - * / and brackets, exactly the target.
+
+    Args:
+        steps: Whether steps are judged, too: attempts that failed are rejected (see ``CountdownSteps``).
+    """
+    return CountdownSteps() if steps else Countdown()
 
 
 def is_puzzle(problem: Problem) -> bool:
@@ -126,6 +151,40 @@ def _judge(problem: Problem, text: str) -> tuple[VerdictStatus, str, str | None]
     if worked.value != puzzle.target:
         return "rejected", f"it comes to {worked.value}, not {puzzle.target}", answer
     return "accepted", f"it comes to {puzzle.target}", answer
+
+
+def _judge_step(problem: Problem, text: str) -> tuple[VerdictStatus, str]:
+    try:
+        puzzle = _puzzle(problem)
+    except ValueError as error:
+        return "error", str(error)
+    if puzzle is None:
+        return "abstained", _NO_PUZZLE
+    read = text[-_READ:].rstrip()
+    failed = _FAILED.search(read)
+    attempt = _ATTEMPT.split(read[: failed.start()] if failed else read)[-1]
+    result: int | None = None
+    for expression, told in _EQUATION.findall(attempt):
+        wrong = _wrong(expression, told)
+        if wrong is not None:
+            return "rejected", wrong
+        result = int(told) if len(told) <= _DIGITS else None
+    if failed is None or result is None:
+        return "abstained", "no attempt that ended"
+    if result == puzzle.target:
+        return "abstained", f"the attempt comes to {puzzle.target}"
+    return "rejected", f"the attempt comes to {result}, not {puzzle.target}"
+
+
+def _wrong(expression: str, told: str) -> str | None:
+    """What is wrong with an equation; None where nothing is, or it is no arithmetic that can be read."""
+    try:
+        value = work_out(expression.strip()).value
+    except ExpressionError:
+        return None
+    if len(told) <= _DIGITS and value == int(told):
+        return None
+    return f"{expression.strip()} comes to {value}, not {told[:_DIGITS]}"
 
 
 def _puzzle(problem: Problem) -> Puzzle | None:

@@ -42,7 +42,7 @@ DECODINGS = {
 }
 VERIFIERS = {
     "math_answer": "seconds, workers",
-    "countdown": "no settings",
+    "countdown": "steps",
     "unit_tests": "timeout, memory_mb, partial, tier, workers",
     "matches": "REGEX after a colon",
     "consensus": "weight, accept, minimum, seconds",

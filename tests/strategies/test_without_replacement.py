@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -23,54 +21,9 @@ from led_agent.strategies import Fallback, WithoutReplacement
 from led_agent.testing import ScriptedDecoder
 from led_agent.tree import ROOT, Tree
 from led_agent.types import Branch, DecodeRequest, DepthExploration, LatentNoise, Problem, QualityGuard, Verdict
+from tests.strategies.laws import Chain, agrees, in_order, included
 
 PROBLEM = Problem(prompt="What is it?", id="it")
-Law = tuple[tuple[float, ...], ...]
-Sequences = dict[tuple[int, ...], float]
-
-
-@dataclass(frozen=True)
-class Chain:
-    """A Markov law: row i is that of the token after token i, the first row that of the first. Token 0 ends."""
-
-    law: Law
-    length: int = 3
-
-    def after(self, before: Sequence[int]) -> tuple[float, ...]:
-        return self.law[before[-1] if before else 0]
-
-    def sequences(self, before: tuple[int, ...] = (), p: float = 1.0) -> Sequences:
-        """All whole outputs of positive probability."""
-        found: Sequences = {}
-        for token, q in enumerate(self.after(before)):
-            whole = (*before, token)
-            if q > 0:
-                ended = token == 0 or len(whole) == self.length
-                found |= {whole: p * q} if ended else self.sequences(whole, p * q)
-        return found
-
-    def __call__(self, request: DecodeRequest) -> Branch:
-        numbers, before = random.Random(request.seed), request.prefix_ids
-        tokens: list[int] = []
-        while len(before) + len(tokens) < self.length and 0 not in tokens[-1:]:
-            law = self.after((*before, *tokens))
-            banned = request.exclude if not tokens else ()
-            left = [0.0 if token in banned else p for token, p in enumerate(law)]
-            if sum(left) == 0:
-                return Branch(text="", id=request.id, finish="error", error="nothing can be drawn")
-            tokens += numbers.choices(range(len(law)), left)
-        laws = [self.after((*before, *tokens[:at])) for at in range(len(tokens))]
-        return Branch(
-            id=request.id,
-            text=" ".join(map(str, tokens)),
-            kept_text=" ".join(map(str, before[len(before) - (request.keep or 0) :])) + " " if request.keep else "",
-            token_ids=tuple(tokens),
-            logprobs=tuple(math.log(law[token]) for law, token in zip(laws, tokens, strict=True)),
-            entropies=tuple(-sum(p * math.log(p) for p in law if p > 0) for law in laws),
-            finish="eos" if tokens[-1] == 0 else "length",
-        )
-
-
 CHAIN = Chain(((0.1, 0.6, 0.3), (0.35, 0.25, 0.4), (0.2, 0.7, 0.1)))
 
 
@@ -96,49 +49,6 @@ def grow(tree: Tree, strategy: WithoutReplacement, decode: Callable[[DecodeReque
 def grown(seed: int, chain: Chain = CHAIN, slots: int = 9, **options: Any) -> Tree:
     tree = Tree(PROBLEM, decoding=Decoding.plain(1.0), seed=seed, max_tokens=chain.length)
     return grow(tree, WithoutReplacement(**options), chain, slots)
-
-
-def in_order(p: Sequences, k: int) -> dict[tuple[tuple[int, ...], ...], float]:
-    """Each ordered sample of k without replacement, and its probability."""
-    found = {}
-    for sample in itertools.permutations(p, k):
-        chance, left = 1.0, 1.0
-        for one in sample:
-            chance *= p[one] / left
-            left -= p[one]
-        found[sample] = chance
-    return found
-
-
-def agrees(counts: Counter[Any], expected: dict[Any, float]) -> bool:
-    """Pearson's test: rare outcomes are put together, and the sum lies within four deviations of what it should be."""
-    total = counts.total()
-    assert set(counts) <= set(expected)
-    assert sum(expected.values()) == pytest.approx(1.0)
-    often = [one for one, p in expected.items() if p * total >= 5]
-    cells = [(counts[one], expected[one] * total) for one in often]
-    cells.append((total - sum(c for c, _ in cells), total - sum(e for _, e in cells)))
-    cells = [(c, e) for c, e in cells if e > 1]
-    square = sum((c - e) ** 2 / e for c, e in cells)
-    freedom = len(cells) - 1
-    return square < freedom + 4 * math.sqrt(2 * freedom)
-
-
-def inclusion(p: Sequences, k: int) -> dict[tuple[int, ...], float]:
-    """How likely each is to be among k drawn without replacement."""
-    found = dict.fromkeys(p, 0.0)
-    for sample, chance in in_order(p, k).items():
-        for one in sample:
-            found[one] += chance
-    return found
-
-
-def included(samples: Sequence[Sequence[tuple[int, ...]]], p: Sequences, k: int) -> bool:
-    """Whether each is as often among the samples as it should be, to within four and a half deviations."""
-    counts = Counter(one for sample in samples for one in sample)
-    n = len(samples)
-    chances = inclusion(p, k)
-    return all(abs(counts[s] - n * q) <= 4.5 * math.sqrt(n * q * (1 - q)) + 1 for s, q in chances.items())
 
 
 # --- the law -------------------------------------------------------------------------------------------------------
