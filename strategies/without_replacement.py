@@ -151,7 +151,7 @@ class WithoutReplacement(Steps):
         """Where the next step ends: at the same places, whether it is begun anew or left inside."""
         options = self.step_options
         limit = options["max_step_tokens"]
-        return options if limit is None else {**options, "max_step_tokens": limit - region.since}
+        return options if limit is None else {**options, "max_step_tokens": max(1, limit - region.since)}
 
 
 def _marginal(decoding: Decoding) -> Decoding:

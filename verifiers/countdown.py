@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -40,14 +41,15 @@ _RUN = re.compile(
 )
 _LOOSE = "+-*/×÷·∗⋅−–([ \t"  # at the end of a run: a dash or a bracket of the sentence
 _SIGNED = re.compile(r"[+*/×÷·∗⋅−–-]")
-# An equation of a step, and what it is said to come to: no decimal, nor the beginning of more.
-_EQUATION = re.compile(r"([\d(\[](?:[\d\s+*/×÷·∗⋅−–()\[\]-])*?)=\s*(-?\d+)(?!\d|\.\d|,\d|\s*[-+*/×÷·∗⋅−–^])")
+# Of an equation in a step: what stands before "=", and the whole number after it, no beginning of more.
+_LEFT = re.compile(r"(?<![\d\s+*/×÷·∗⋅−–()\[\]-])[\d\s+*/×÷·∗⋅−–()\[\]-]*\Z")
+_RIGHT = re.compile(r"\s*(-?\d{1,100})(?![\d!%]|[.,]\d|\s*[-+*/×÷·∗⋅−–^])")
+_LONG = 200  # characters of a step's expression
 _FAILED = re.compile(r"\bno\b[\s.,;:!]*\Z", re.IGNORECASE)
 _ATTEMPT = re.compile(r"\bno\b", re.IGNORECASE)
 _NO_PUZZLE = "the problem is no Countdown puzzle: no target and numbers are found in it"
 _TOLD = 200  # characters of one value in a reason
 _LARGEST = 10**100  # far above any puzzle's number, and a size that every reason can name
-_DIGITS = 100  # of a number in a step
 _READ = 20_000  # characters from the end: an answer is not longer
 
 
@@ -164,11 +166,10 @@ def _judge_step(problem: Problem, text: str) -> tuple[VerdictStatus, str]:
     failed = _FAILED.search(read)
     attempt = _ATTEMPT.split(read[: failed.start()] if failed else read)[-1]
     result: int | None = None
-    for expression, told in _EQUATION.findall(attempt):
-        wrong = _wrong(expression, told)
+    for expression, result in _equations(attempt):
+        wrong = _wrong(expression, result)
         if wrong is not None:
             return "rejected", wrong
-        result = int(told) if len(told) <= _DIGITS else None
     if failed is None or result is None:
         return "abstained", "no attempt that ended"
     if result == puzzle.target:
@@ -176,15 +177,33 @@ def _judge_step(problem: Problem, text: str) -> tuple[VerdictStatus, str]:
     return "rejected", f"the attempt comes to {result}, not {puzzle.target}"
 
 
-def _wrong(expression: str, told: str) -> str | None:
+def _equations(text: str) -> Iterator[tuple[str, int | None]]:
+    """What stands before each "=", and the whole number that it is said to come to; None where none stands there."""
+    before, *sides = text.split("=")
+    for side in sides:
+        right = _RIGHT.match(side)
+        yield _expression_at_end(before), int(right.group(1)) if right else None
+        before = side[right.end() :] if right else side
+
+
+def _expression_at_end(text: str) -> str:
+    """The arithmetic in which a text ends, all of it; empty where there is none, or not all of it would be read."""
+    read = text[-_LONG:]
+    found = _LEFT.search(read)
+    run = found.group() if found else ""
+    touches = found is not None and found.start() > 0 and not run[:1].isspace()
+    if touches or len(run) == _LONG or run.lstrip()[:1] not in (*"0123456789([",):
+        return ""
+    return run.strip()
+
+
+def _wrong(expression: str, result: int | None) -> str | None:
     """What is wrong with an equation; None where nothing is, or it is no arithmetic that can be read."""
     try:
-        value = work_out(expression.strip()).value
+        value = work_out(expression).value
     except ExpressionError:
         return None
-    if len(told) <= _DIGITS and value == int(told):
-        return None
-    return f"{expression.strip()} comes to {value}, not {told[:_DIGITS]}"
+    return f"{expression} comes to {value}, not {result}" if result is not None and value != result else None
 
 
 def _puzzle(problem: Problem) -> Puzzle | None:

@@ -26,6 +26,7 @@ from led_agent.strategies import (
     SelfConsistency,
     TreeOfThoughts,
     WeightedVote,
+    WithoutReplacement,
 )
 from led_agent.testing import ScriptedDecoder
 from led_agent.tree import Node, Tree
@@ -75,6 +76,11 @@ SETTLED: list[Strategy] = [
     TreeOfThoughts("dfs", propose_n=2, max_depth=3, n=20, threshold=0.4),
     EntropyBranching(n=9, roots=2, forks=2, gap=2),
     EntropyBranching(n=7, roots=1, forks=1, gap=1),
+    WithoutReplacement(n=14, batch=3, step="line"),
+    WithoutReplacement(n=14, batch=2, step="line", distinct_answers=True),
+    WithoutReplacement(n=14, batch=2, step="line", max_step_tokens=3, order="steps"),
+    WithoutReplacement(n=24, batch=3, step="line", order="breadth"),
+    Fallback(WithoutReplacement(n=12, batch=2, step="line"), dead_end=1),
     Repair(BestOfN(3), rounds=2, width=2),
     Repair(Beam(width=2, expand=2, max_depth=3)),
     Fallback(BestOfN(2), tries=1, temperature=0.7),

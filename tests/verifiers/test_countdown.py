@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from led_agent.types import Branch, Message, Problem, Verdict
-from led_agent.verifiers import Countdown, countdown, is_puzzle
+from led_agent.verifiers import Countdown, CountdownSteps, countdown, is_puzzle
 from led_agent.verifiers.countdown import expression_in
 
 PROMPT = "Use 3, 7 and 5 to make 50."
@@ -437,3 +437,84 @@ def test_a_megabyte_of_anything_gets_a_verdict(piece):
 @given(st.lists(st.sampled_from(PIECES), min_size=1, max_size=4).map("".join), st.sampled_from(PIECES))
 def test_long_mixtures_get_a_verdict(piece, end):
     assert verdict(piece * (20_000 // len(piece)) + end).status == "rejected"
+
+
+# --- steps -----------------------------------------------------------------------------------------------------------
+
+STEPS = countdown(steps=True)
+
+
+def step_verdict(text: str, prompt: str = PROMPT, **metadata: object) -> Verdict:
+    assert isinstance(STEPS, CountdownSteps)
+    return STEPS.step(Problem(prompt=prompt, metadata=metadata), Branch(text=text, finish="step"))
+
+
+def test_it_judges_steps_only_where_it_is_told_to() -> None:
+    assert not hasattr(countdown(), "step")
+    assert countdown(steps=True) == STEPS
+    assert countdown() != STEPS
+    problem, branch = Problem(prompt=PROMPT), Branch(text="(3 + 7) * 5")
+    said = STEPS(problem, branch)
+    assert (said.status, said.answer, said.verifier) == ("accepted", "(3 + 7) * 5", "countdown")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("7 - 3 = 4 5 * 4 = 20 no", "the attempt comes to 20, not 50"),
+        ("7 - 3 = 4 5 * 4 = 20 no 7 + 5 = 12 12 * 3 = 36 no", "the attempt comes to 36, not 50"),
+        ("7 + 3 = 10 10 * 5 = 50 no 7 - 3 = 4, 5 × 4 = 20: No.\n", "the attempt comes to 20, not 50"),
+        ("Try (3 + 7) × 4 = 40, no", "the attempt comes to 40, not 50"),
+        ("7 - 5 = 2 3 - 2 = 1 no\n", "the attempt comes to 1, not 50"),
+        ("7 + 3 = 11 11 * 5 = 55", "7 + 3 comes to 10, not 11"),
+        ("7 - 3 = 4 5 * 4 = 20 no 7 + 3 = 10 10 * 5 = 40", "10 * 5 comes to 50, not 40"),
+        ("7 / 3 = 2 2 * 5 = 10 no", "7 / 3 comes to 7/3, not 2"),
+        ("7 + 3 = 11 11 * 5 = 50 no", "7 + 3 comes to 10, not 11"),
+    ],
+)
+def test_an_attempt_that_failed_is_rejected_and_says_why(text: str, reason: str) -> None:
+    said = step_verdict(text)
+    assert (said.status, said.reason, said.verifier) == ("rejected", reason, "countdown")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "no",
+        "7 + 3 = 10",
+        "7 - 3 = 4 5 * 4 = 20",  # it may yet go on
+        "7 + 3 = 10 10 * 5 = 50 no",  # whatever the model says of it
+        "7 + 3 = 10 10 * 5 = 50 yes",
+        "7 + 3 = 11 11 * 5 = 55 no 7 + 3 = 10",  # the attempt before is another step's
+        "Let me see if there is a way or no",
+        "I know: 7 - 3 = 4",
+        "7 / 3 = 2.33",
+        "3 * 7 + 5 = 21 + 5 = 26",
+        "10 / 3 = 10/3",
+        "7 / 0 = 7 no way to go on",
+        "three + 7 = 99",
+        "10000000 + 1 = 10,000,001",
+    ],
+)
+def test_of_any_other_step_it_says_nothing(text: str) -> None:
+    assert step_verdict(text).status == "abstained"
+
+
+def test_steps_of_no_puzzle_are_left_alone_and_malformed_metadata_are_an_error() -> None:
+    assert step_verdict("1 + 1 = 3 no", prompt="How are you?").status == "abstained"
+    assert step_verdict("1 + 1 = 3 no", numbers="1, 2", target=3).status == "error"
+    assert step_verdict("1 + 2 = 3 no", prompt="x", numbers=[1, 2], target=4).status == "rejected"
+
+
+@given(st.text(alphabet="0123456789 +-*/=()[]no.,×÷^", max_size=300))
+@settings(deadline=None)
+def test_no_step_takes_it_down(text: str) -> None:
+    assert step_verdict(text).status in ("abstained", "rejected")
+
+
+@pytest.mark.parametrize(
+    "text", ["1" * 50_000, "1 + " * 20_000, "= " * 20_000, "1 + 1 = " + "9" * 30_000, "(" * 40_000]
+)
+def test_no_length_of_a_step_takes_it_down(text: str) -> None:
+    assert step_verdict(text + " no").status in ("abstained", "rejected")

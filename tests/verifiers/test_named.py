@@ -14,7 +14,7 @@ import led_agent.verifiers as verifiers
 from led_agent.cli import main
 from led_agent.errors import UsageError
 from led_agent.types import Branch, Problem
-from led_agent.verifiers import Countdown, Judge, Matches, MathAnswer, RewardModel
+from led_agent.verifiers import Countdown, CountdownSteps, Judge, Matches, MathAnswer, RewardModel
 from led_agent.verifiers.named import VERIFIER_NAMES, parse_verifier
 
 
@@ -44,6 +44,8 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
         ("math_answer:workers=none", MathAnswer(5.0, None)),
         ("countdown", Countdown()),
         ("countdown:", Countdown()),
+        ("countdown:steps=true", CountdownSteps()),
+        ("countdown:steps=false", Countdown()),
         ("matches:^a=1,b:2$", Matches("^a=1,b:2$")),
         ("reward_model:some/rm", RewardModel("some/rm")),
         ("reward_model:some/rm,scope=process, accept=0.7", RewardModel("some/rm", "process", accept=0.7)),
@@ -83,7 +85,7 @@ def test_values_are_of_the_types_that_the_signature_names():
         ("unit_tests:kind=c", "kind is 'c'; allowed is"),
         ("unit_tests:2", "'2' is no setting; settings are NAME=VALUE"),
         ("unit_tests:timeout=1,timeout=2", "timeout is given twice"),
-        ("countdown:speed=1", "it has none"),
+        ("countdown:speed=1", "it has steps"),
         ("matches:", "matches needs a pattern"),
         ("matches:(", "is no regular expression"),
         ("reward_model", "reward_model needs its model: reward_model:MODEL"),
