@@ -94,8 +94,14 @@ class Race:
         branch = node.branch
         if branch is None or branch.finish == "cancelled":
             return  # whatever it had, nothing was drawn
-        if branch.finish == "error" or not branch.token_ids or len(branch.logprobs) != len(branch.token_ids):
-            region.left = 0.0  # nothing is left to draw, or how much is left can't be known
+        if branch.finish == "error" or not branch.token_ids:
+            region.left = 0.0  # nothing is left to draw
+            return
+        goes_on = self._may_go_on(node, branch)
+        if len(branch.logprobs) != len(branch.token_ids):
+            region.left = 0.0  # how much is left can't be known, but what was begun can be ended
+            if goes_on:
+                self._behind(region, node.id, branch, region.prefix)
             return
         self._origins[node.id] = region, region.due
         prefix = region.prefix
@@ -104,8 +110,8 @@ class Race:
             if prefix < _UNLIKELY:
                 break
             self._inside(node.id, branch, at, prefix)
-        if self._may_go_on(node, branch):
-            self._behind(node.id, len(branch.token_ids), region.prefix + sum(branch.logprobs))
+        if goes_on:
+            self._behind(region, node.id, branch, region.prefix + sum(branch.logprobs))
         region.drawn += branch.token_ids[:1]
         region.left -= math.exp(min(0.0, branch.logprobs[0]))
         self._open(region, region.due)
@@ -137,14 +143,13 @@ class Race:
         region.since, region.depth = origin.since + at, origin.depth
         return self._open(region, arrived)
 
-    def _behind(self, name: str, at: int, prefix: float) -> None:
+    def _behind(self, origin: Region, name: str, branch: Branch, prefix: float) -> None:
         """The region of all that goes on from the step in which a new branch ends, of which nothing is drawn yet."""
-        origin, arrived = self._origins[name]
-        region = Region(name, at, prefix, goes_on=True, depth=origin.depth + 1)
+        region = Region(name, len(branch.token_ids), prefix, goes_on=True, depth=origin.depth + 1)
         if self._afresh:
-            self._open(region, arrived)
+            self._open(region, origin.due)
         else:
-            region.due = arrived
+            region.due = origin.due
             self._regions[region.key] = region
 
     def _may_go_on(self, node: Node, branch: Branch) -> bool:

@@ -40,8 +40,8 @@ class WithoutReplacement(Steps):
 
     The law must be a function of the tokens before: ``DepthExploration.gate_first``, which records other
     probabilities, is turned off; noise, ESamp and the guard are refused. Siblings share no random numbers here. From
-    1e-6 down, what is left of the law at a position counts as nothing, and so, from 1e-20 down, does a prefix. A branch
-    without log-probabilities is not forked.
+    1e-6 down, what is left of the law at a position counts as nothing; inside a branch so does, from 1e-20 down, a
+    prefix. A branch without log-probabilities is not forked.
 
     With ``step``, ``step_tokens`` or ``max_step_tokens`` a branch ends at a step, and all that goes on from it is one
     more region. A step that a verifier rejects has no such region: nothing is gone on from it, and the next branch

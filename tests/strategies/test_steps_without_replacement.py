@@ -384,6 +384,21 @@ def test_however_improbable_a_step_is_what_was_begun_is_ended() -> None:
         tree.add(*wanted)
 
 
+@pytest.mark.parametrize("order", ORDERS)
+def test_without_log_probabilities_what_was_begun_is_ended_and_nothing_else_is_begun(order: Order) -> None:
+    def mute(request: DecodeRequest) -> Branch:
+        return CHAIN(request).model_copy(update={"logprobs": (), "entropies": ()})
+
+    lengths = set()
+    for seed in range(8):
+        tree = Tree(PROBLEM, decoding=Decoding.plain(1.0), seed=seed, max_tokens=4)
+        nodes = grow(tree, WithoutReplacement(order=order, max_step_tokens=1), mute).nodes()
+        assert [node.parent for node in nodes] == [ROOT, *(node.id for node in nodes[:-1])]
+        assert len(outputs(tree)) == 1
+        lengths.add(len(nodes))
+    assert max(lengths) > 2
+
+
 def test_steps_have_no_answers_that_could_come_again() -> None:
     def same(request: DecodeRequest) -> Branch:
         return CHAIN(request).model_copy(update={"text": "The answer is 7"})
