@@ -57,6 +57,9 @@ class WithoutReplacement(Steps):
       is, first steps are drawn for ever.
     - "breadth": as "steps", but one behind fewer steps comes before one behind more as long as there is any.
 
+    Which steps there are must not depend on how they were asked for: true of ids and of ``max_step_tokens``. Of a
+    string of several tokens, a branch that leaves a step inside of it sees the rest only, and goes on to the next.
+
     Attributes:
         n: Branches to ask for, each step of one a branch of its own. There are fewer where no mass is left; those that
             fail or are cancelled count.
