@@ -39,7 +39,9 @@ class DepthExploration(Record):
             1 is plain top-k sampling.
         top_k: How many of the final layer's most probable tokens are candidates; at most the vocabulary.
         norm: Whether the model's final norm is applied to the shallower states ("final", the paper's figure) or
-            they go into the head as they are ("none", the authors' released code).
+            they go into the head as they are ("none", the authors' released code); "tuned" translates each state by
+            the model's tuned lens first (Belrose et al., 2023, arXiv 2303.08112; made by `led-agent tune-lens`), and
+            then applies the norm.
         layers: Which states: "paper" takes h(n-1) … h(n-d+1), "official" skips one: h(n-2) … h(n-d).
         exploit: Whether a row explores only with probability 1 - p(most probable token). Off, every row always
             explores; the paper loses 14.7 points of pass@1 that way.
@@ -50,7 +52,7 @@ class DepthExploration(Record):
 
     depths: int = Field(default=8, ge=1)
     top_k: int = Field(default=20, ge=1)
-    norm: Literal["final", "none"] = "final"
+    norm: Literal["final", "none", "tuned"] = "final"
     layers: Literal["paper", "official"] = "paper"
     exploit: bool = True
     gate_first: bool = False
@@ -59,6 +61,19 @@ class DepthExploration(Record):
         """After how many blocks each shallower slot's state is read, nearest the top first; length depths - 1."""
         first = n_blocks - (1 if self.layers == "paper" else 2)
         return tuple(range(first, first - (self.depths - 1), -1))
+
+    def check_lens(self, n_blocks: int) -> None:
+        """Refuse to read the embeddings by a tuned lens, which begins behind the first block.
+
+        Raises:
+            UsageError: naming the field, the limit and the remedy.
+        """
+        if min(self.blocks(n_blocks), default=1) < 1:
+            raise UsageError(
+                f"decoding.exploration.depths is {self.depths} with layers='official', which reads the embeddings of "
+                f"this model of {n_blocks} blocks, and a tuned lens begins behind the first block; use at most "
+                f"{n_blocks - 1}"
+            )
 
 
 class LatentNoise(Record):
@@ -298,7 +313,7 @@ class Decoding(Record):
         temperature: float = 0.6,
         depths: int | None = None,
         top_k: int | None = None,
-        norm: Literal["final", "none"] | None = None,
+        norm: Literal["final", "none", "tuned"] | None = None,
         layers: Literal["paper", "official"] | None = None,
         exploit: bool = True,
         gate_first: bool = False,
@@ -487,6 +502,8 @@ class Decoding(Record):
                 f"decoding.exploration.depths is {self.exploration.depths}, but the model has {n_blocks} blocks; "
                 f"use at most that, e.g. Decoding.led(depths={n_blocks})"
             )
+        if self.exploration is not None and self.exploration.norm == "tuned":
+            self.exploration.check_lens(n_blocks)
         noise = self.latent_noise.blocks if self.latent_noise is not None else None
         if noise is not None and noise[1] > n_blocks:
             raise UsageError(f"decoding.latent_noise.blocks is {noise}, but the model has {n_blocks} blocks")

@@ -30,7 +30,7 @@ class Page:
 
 _FAMILY = (
     ("LED_AGENT_CONFIG", "the settings file, as --config; none reads no file"),
-    ("LED_AGENT_CACHE", "the folder for converted models"),
+    ("LED_AGENT_CACHE", "the folder for converted models and lenses"),
     ("LED_AGENT_COMMAND_OPTION", "an option of one command, as LED_AGENT_SOLVE_MODEL"),
     ("LED_AGENT_OPTION", "an option of all commands that have it, as LED_AGENT_MODEL"),
 )

@@ -32,7 +32,7 @@ PREFIX = "LED_AGENT_"
 FILE = "led-agent.toml"
 NO_FILE = "none"
 OTHER_VARIABLES = {
-    "LED_AGENT_CACHE": "the folder for converted models",
+    "LED_AGENT_CACHE": "the folder for converted models and lenses",
     "LED_AGENT_CHROMIUM": "the browser that tests look at the pages with",
     "LED_AGENT_CONFIG": "the settings file, as --config",
     "LED_AGENT_JUDGE_API_KEY": "the key for a judge behind an HTTP interface",

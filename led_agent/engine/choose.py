@@ -28,6 +28,7 @@ from led_agent.decoding.sampling import (
 from led_agent.engine.model import ModelParts
 from led_agent.engine.plan import Contrast, Distilled, Group, Plan, Typical
 from led_agent.engine.state import RowState
+from led_agent.types import DepthExploration
 
 __all__ = ["Chosen", "candidates", "choose", "posterior", "posteriors", "row_multiple"]
 
@@ -334,7 +335,7 @@ def _explored(step: _Step, group: Group, of: _Candidates, wanted: Tensor) -> Ten
         return of.plain
     rows, ids, plain = of.rows[which], of.ids[which], of.plain[which]
     states = torch.stack([step.taps[after][rows] for after in group.blocks], 1)  # [e, d-1, hidden]
-    below = posteriors(step.parts, states, ids, of.temperature[which], group.exploration.norm)
+    below = posteriors(step.parts, states, ids, of.temperature[which], group.exploration)
     allowed = step.logits[rows].gather(1, ids).isneginf().logical_not()
     q, _ = explored_law(torch.cat([of.p0[which, None], below.double()], 1), allowed)
     if not group.everywhere:
@@ -344,19 +345,25 @@ def _explored(step: _Step, group: Group, of: _Candidates, wanted: Tensor) -> Ten
     return of.plain.index_copy(0, which, torch.where(finite[:, None], q, plain))
 
 
-def posteriors(parts: ModelParts, states: Tensor, ids: Tensor, temperature: Tensor, norm: str) -> Tensor:
+def posteriors(
+    parts: ModelParts, states: Tensor, ids: Tensor, temperature: Tensor, exploration: DepthExploration
+) -> Tensor:
     """Probabilities of the candidates under the shallower states, over the whole vocabulary. Logits are made a tile at
     a time, and normalised in float32 a few rows at a time, which stay in the processor's cache.
 
     Args:
-        states: [e, d-1, hidden].
+        states: [e, d-1, hidden], after ``exploration.blocks``.
         ids: int64 [e, k].
         temperature: float32 [e].
+        exploration: Whose ``norm`` says what the states go through before the head.
 
     Returns:
         float32 [e, d-1, k].
     """
     explorers, below, width = states.shape
+    norm = exploration.norm
+    if norm == "tuned":
+        states = _translated(parts, states, exploration)
     flat = states.reshape(-1, width)
     multiple = row_multiple(states.device)
     cpu = states.device.type == "cpu"
@@ -368,12 +375,18 @@ def posteriors(parts: ModelParts, states: Tensor, ids: Tensor, temperature: Tens
     found = []
     for start in range(0, len(flat), tile):
         piece = flat[start : start + tile]
-        logits = parts.head(_padded(parts.norm(piece) if norm == "final" else piece))
+        logits = parts.head(_padded(piece if norm == "none" else parts.norm(piece)))
         for at in range(0, len(piece), together):
             rows = slice(start + at, min(start + at + together, start + len(piece)))
             few = logits[at : at + len(wanted[rows])].float() / warmth[rows]
             found.append(_normalised(few, wanted[rows], wide=norm == "none"))
     return torch.cat(found).view(explorers, below, -1)
+
+
+def _translated(parts: ModelParts, states: Tensor, exploration: DepthExploration) -> Tensor:
+    """States [e, d-1, hidden] by the tuned lens, each row's own whatever ``e`` is."""
+    full = _padded(states.flatten(1)).view(-1, *states.shape[1:])
+    return parts.tuned().translate(full, exploration.blocks(parts.n_blocks))[: len(states)]
 
 
 def _normalised(logits: Tensor, ids: Tensor, *, wide: bool) -> Tensor:

@@ -74,6 +74,14 @@ class DepthReader:
             found.append(torch.stack([taps[depth][picked] for depth in depths]))
         return torch.cat(found, 1)
 
+    def along(self, branches: Sequence[Sequence[int]], places: Sequence[tuple[int, int]]) -> Tensor:
+        """``states`` of several branches: [n, len(places), hidden] at places (which branch, which of its tokens),
+        ascending, at least one."""
+        by_branch: dict[int, list[int]] = {}
+        for which, at in places:
+            by_branch.setdefault(which, []).append(at)
+        return torch.cat([self.states(branches[which], chosen) for which, chosen in by_branch.items()], 1)
+
     def _forward(
         self, cache: PrefixCache, ids: Sequence[int], depths: Collection[int]
     ) -> Iterator[tuple[int, int, dict[int, Tensor]]]:

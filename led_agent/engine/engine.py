@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, Self
 
@@ -242,6 +243,16 @@ class Engine:
         small = sum(p.numel() for p in self.parts.model.parameters()) < _SMALL_MODEL
         if small and self.parts.device.type == "cpu":
             torch.set_num_threads(1)
+
+    @contextmanager
+    def settled(self) -> Iterator[None]:
+        """``settle`` for a while, in a thread that goes on to other things."""
+        threads = torch.get_num_threads()
+        self.settle()
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
     @torch.inference_mode()
     def step(self, *, tokens: int = 1, progress: bool = True, until_done: bool = False) -> list[BranchEvent]:

@@ -23,6 +23,8 @@ def check(request: EngineRequest, prefix: Prefix, parts: ModelParts, memory: Mem
     """
     _check_tokens(request, prefix, parts)
     request.decoding.check_model(parts.n_blocks, parts.vocab)
+    if request.decoding.exploration is not None and request.decoding.exploration.norm == "tuned":
+        parts.tuned()
     limits = (("max_tokens", request.max_tokens), ("n", request.n), ("max_step_tokens", request.max_step_tokens))
     for name, value in limits:
         if value is not None and value < 1:

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging
 
 from led_agent.engine.cpu import limit_threads, preferred_dtype
+from led_agent.engine.lens import TunedLens, find_lens
 from led_agent.engine.memory import free_bytes
 from led_agent.engine.trunk import Memory, Perturbation, Trunk
 from led_agent.errors import ModelError, UsageError
@@ -56,6 +57,8 @@ class ModelParts:
         context: Positions that a sequence may have.
         eos: Token ids that end an answer.
         thinking: Its thinking tags.
+        path: The folder or hub id that it was loaded from; None for one that was handed over.
+        lens: Its tuned lens, on its device, once ``tuned`` has been asked for it.
     """
 
     model: PreTrainedModel
@@ -65,9 +68,11 @@ class ModelParts:
     context: int
     eos: frozenset[int]
     thinking: Thinking
+    path: str | None = None
+    lens: TunedLens | None = None
 
     @classmethod
-    def of(cls, model: PreTrainedModel, tokenizer: Any = None) -> ModelParts:
+    def of(cls, model: PreTrainedModel, tokenizer: Any = None, *, path: str | None = None) -> ModelParts:
         """Take a model apart. It stays usable as it was; its weights must not change any more.
 
         Raises:
@@ -83,6 +88,7 @@ class ModelParts:
             context=_context(model.config),
             eos=_eos(model, tokenizer),
             thinking=_thinking(tokenizer),
+            path=path,
         )
 
     @property
@@ -141,6 +147,17 @@ class ModelParts:
         """The final norm."""
         return self.trunk.norm(states)
 
+    def tuned(self) -> TunedLens:
+        """The model's tuned lens, read at the first need and kept.
+
+        Raises:
+            UsageError: there is none, or what there is isn't this model's.
+        """
+        if self.lens is None:
+            found = find_lens(self.path, self.fingerprint(), n_blocks=self.n_blocks, width=self.width)
+            self.lens = found.to(self.device)
+        return self.lens
+
 
 def load_parts(path: str | Path, *, device: str = "auto", dtype: str = "auto") -> ModelParts:
     """Load a model and its tokenizer from a folder, or a hub id.
@@ -169,7 +186,7 @@ def load_parts(path: str | Path, *, device: str = "auto", dtype: str = "auto") -
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"can't load the model {str(path)!r}: {_first_line(error)}") from error
     moved: PreTrainedModel = torch.nn.Module.to(model, place)  # its own `to` is untyped
-    return ModelParts.of(moved, tokenizer)
+    return ModelParts.of(moved, tokenizer, path=str(path))
 
 
 @contextmanager

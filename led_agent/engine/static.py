@@ -264,7 +264,7 @@ def _led(
     gate = uniform(state.seed[:n], state.position[:n] + 1, DRAW_GATE)
     explores = inside & (gate < 1 - stay) if settings.gate_first else inside
     which, covered = _compacted(explores, plan.shape.capacity)
-    below = posteriors(parts, states[which], top.indices[which], rows.temperature[which], settings.norm)
+    below = posteriors(parts, states[which], top.indices[which], rows.temperature[which], settings)
     allowed = shifted[which].gather(1, top.indices[which]).isneginf().logical_not()
     q, _ = explored_law(torch.cat([p0[which, None], below.double()], 1), allowed)
     if state.tags:

@@ -23,8 +23,11 @@ __all__ = [
     "embedded_refusal",
     "is_embedded",
     "known_models",
+    "lens_place",
+    "lens_places",
     "locate",
     "made_from",
+    "name_of",
 ]
 
 _HERE = Path(__file__).parent
@@ -58,7 +61,7 @@ class ModelInfo:
 
 
 def cache_folder() -> Path:
-    """Where converted models are kept: $LED_AGENT_CACHE, else the user's cache folder."""
+    """Where converted models and lenses are kept: $LED_AGENT_CACHE, else the user's cache folder."""
     chosen = os.environ.get("LED_AGENT_CACHE")
     return Path(chosen) if chosen else Path(platformdirs.user_cache_path("led_agent"))
 
@@ -132,6 +135,55 @@ def locate(name: str | None) -> str:
 def made_from(path: str) -> Path | None:
     """The GGUF file whose weights a located model's folder holds, where it was converted from one that is here."""
     return _packaged_gguf() if Path(path) == _converted() else None
+
+
+def name_of(path: str) -> str:
+    """What to call a located model on a command line: its alias, else its path or hub id."""
+    if path == str(_converted()):
+        return "smollm2"
+    return Path(path).name if Path(path).parent == _HERE else path
+
+
+# --- what is kept beside a model -----------------------------------------------------------------------------------
+
+LENS = "tuned_lens.safetensors"
+
+
+def lens_places(path: str, fingerprint: str) -> list[Path]:
+    """Where the tuned lens of a located model may lie, in the order in which it is looked for: in the model's folder
+    where that is the user's own, and in the cache folder."""
+    own = [Path(path) / LENS] if _is_users_own(path) else []
+    return [*own, cache_folder() / "lenses" / f"{fingerprint}.safetensors"]
+
+
+def lens_place(path: str, fingerprint: str) -> Path:
+    """Where the tuned lens of a located model is to be written: the first of ``lens_places`` that can be.
+
+    Raises:
+        MachineError: none can.
+    """
+    own, cached = lens_places(path, fingerprint)[:-1], lens_places(path, fingerprint)[-1]
+    for place in own:
+        if os.access(place.parent, os.W_OK):
+            return place
+    try:
+        cached.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MachineError(
+            f"can't make the folder {cached.parent} for the lens: {error.strerror}; set LED_AGENT_CACHE to another "
+            "folder, or give --out FILE"
+        ) from error
+    return cached
+
+
+def _is_users_own(path: str) -> bool:
+    """Whether a located model is a folder that neither this package nor a cache has put there."""
+    if not Path(path).is_dir():
+        return False
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    folder = Path(path).resolve()
+    return not any(folder.is_relative_to(other.resolve()) for other in (_HERE, cache_folder(), Path(HF_HUB_CACHE)))
 
 
 def _locate_smollm2() -> str:
