@@ -62,7 +62,7 @@ explorations = st.builds(
     DepthExploration,
     depths=st.integers(1, 99),
     top_k=st.integers(1, 99),
-    norm=st.sampled_from(["final", "none"]),
+    norm=st.sampled_from(["final", "none", "tuned"]),
     layers=st.sampled_from(["paper", "official"]),
     exploit=st.booleans(),
 )

@@ -33,6 +33,7 @@ LISTED = {
     "eval": Listed("led_agent.cli.evaluate:evaluate", MEASURING, "Compare strategies and decodings."),
     "verify": Listed("led_agent.cli.verify:verify", MEASURING, "Judge answers that exist already."),
     "diagnose": Listed("led_agent.cli.measure:diagnose", MEASURING, "Measure a model's entropy by depth."),
+    "tune-lens": Listed("led_agent.cli.lens:tune_lens", MEASURING, "Make a model's tuned lens for LED."),
     "bench": Listed("led_agent.cli.measure:bench", MEASURING, "Time a model against other engines."),
     "show": Listed("led_agent.cli.show:show", LOOKING, "Show the trees of a saved run."),
     "view": Listed("led_agent.cli.view:view", LOOKING, "Watch a run in the browser."),

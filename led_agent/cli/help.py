@@ -158,8 +158,8 @@ def settings_told(command: Any) -> str:
     name = str(command.name)
     return (
         f"Options but those under {PROBLEM} and {OUTPUT} may also be set by a variable, "
-        f"LED_AGENT_{name.upper()}_OPTION or LED_AGENT_OPTION, and in led-agent.toml, under [{name}] or at the top. "
-        f"`led-agent config {name}` shows what holds and where it comes from."
+        f"LED_AGENT_{name.upper().replace('-', '_')}_OPTION or LED_AGENT_OPTION, and in led-agent.toml, under "
+        f"[{name}] or at the top. `led-agent config {name}` shows what holds and where it comes from."
     )
 
 

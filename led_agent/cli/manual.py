@@ -131,6 +131,19 @@ PAGES = {
         ),
         ((0, "done, whatever is recommended"), (2, "usage, or a line of the file is no problem"), *EXIT_CODES[2:]),
     ),
+    "tune-lens": Page(
+        (
+            (
+                "led-agent tune-lens countdown --limit 8 --samples 1 --steps 20 --out lens.safetensors",
+                "See in seconds that it works:",
+            ),
+            (
+                "led-agent tune-lens Qwen/Qwen3-4B-Thinking-2507 --problems problems.jsonl",
+                "Make one where --decoding led.paper:norm=tuned finds it:",
+            ),
+        ),
+        ((0, "done, whatever it is worth"), (2, "usage, or a line of the file is no problem"), *EXIT_CODES[2:]),
+    ),
     "bench": Page(
         (
             (
