@@ -291,10 +291,7 @@ def test_settings_at_the_models_limits_are_taken(decoding: Decoding) -> None:
         ("plain:", Decoding.plain()),
         ("plain:temperature=0.8", Decoding.plain(0.8)),
         ("plain:temperature=1,top_k=5,top_p=0.5,min_p=0.1", Decoding.plain(1.0, top_k=5, top_p=0.5, min_p=0.1)),
-        (
-            "led.paper:norm=tuned",
-            Decoding.led("paper", norm="tuned"),
-        ),
+        ("led.paper:norm=tuned", Decoding.led("paper", norm="tuned")),
         (
             "led.paper:depths=4,norm=none,layers=official,exploit=false,span=all",
             Decoding.led("paper", depths=4, norm="none", layers="official", exploit=False, span="all"),
