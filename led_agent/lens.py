@@ -32,11 +32,12 @@ if TYPE_CHECKING:
 __all__ = ["Interval", "LensReport", "Progress", "TunedDepth", "default_problems", "tune_lens"]
 
 _PUZZLES = 200
-_HELD_OUT = 4  # one problem of so many
+_HELD_OUT = 4  # one problem of so many is measured by
+_WATCHED = 8  # one of so many, and at least one, says when a depth's training has gone far enough
 _FEWEST = 4  # problems: intervals are over those that are held out
 _STATES = 2**29  # bytes of states to train on
 _POSITIONS = 65_536  # of them, at most
-_MEASURED = 2048  # positions at which the held-out problems are measured, at most
+_MEASURED, _WATCHED_AT = 2048, 512  # positions at which these problems are looked at, at most
 _SEED = "tune-lens"
 
 Progress = Callable[[str, int, int], None]  # what is being done, how much of it is, and of how much (0: not known)
@@ -74,7 +75,8 @@ class LensReport(Record):
         blocks: Of the model, n; the lens has depths 1 … n-1.
         positions: States that it was trained on.
         tokens: Generated in all, of the problems that were trained on.
-        trained_on, held_out: Problems.
+        trained_on, watched, held_out: Problems: whose states were trained on, by which each depth's best map was
+            chosen, and by which it was measured.
         measured: Positions of the latter that were looked at.
         notes: What else there is to know.
     """
@@ -88,6 +90,7 @@ class LensReport(Record):
     max_tokens: int
     steps: int
     trained_on: int
+    watched: int
     held_out: int
     tokens: int
     positions: int
@@ -123,8 +126,8 @@ def tune_lens(
 
     Args:
         model: Embedded name, local path, hub id or alias; None is "countdown".
-        problems: What to let the model generate on, at least four, a quarter of which is held out of the training; None
-            is ``default_problems``. One that the model can't be asked is passed over and noted.
+        problems: What to let the model generate on, at least four; a quarter is held out to measure by, an eighth
+            to end the training by; None is ``default_problems``. One that the model can't be asked is passed over and noted.
         samples: Branches a problem, plainly sampled at temperature 1.
         max_tokens: New tokens a branch, at most.
         steps: Of the optimiser.
@@ -224,13 +227,14 @@ class _Session:
 
         settings, parts = self.settings, self.decoder.engine.parts
         grown = self._grow()
-        held, kept = self._divided([at for at, tokens in grown.items() if any(tokens)])
+        held, watched, kept = self._divided([at for at, tokens in grown.items() if any(tokens)])
         tokens = sum(len(branch) for at in kept for branch in grown[at])
         bytes_each = parts.n_blocks * parts.width * parts.dtype.itemsize
         most = max(1, min(_POSITIONS, _STATES // bytes_each) // len(kept))
-        states = self._read(grown, kept, most)
+        states = self._read("reading states", grown, kept, most)
         lens = train_lens(
             parts, states, steps=settings.steps, seed=settings.seed,
+            watched=self._read("reading others", grown, watched, max(1, _WATCHED_AT // len(watched))),
             told=lambda done: self.tell("training", done, settings.steps),
         )  # fmt: skip
         positions = sum(int(piece.shape[1]) for piece in states)
@@ -246,8 +250,8 @@ class _Session:
         return LensReport(
             model=model, path=str(place), fingerprint=fingerprint, blocks=parts.n_blocks, seed=settings.seed,
             samples=settings.samples, max_tokens=settings.max_tokens, steps=settings.steps, trained_on=len(kept),
-            held_out=len(held), tokens=tokens, positions=positions, measured=measured, depths=depths,
-            notes=tuple(self.notes),
+            watched=len(watched), held_out=len(held), tokens=tokens, positions=positions, measured=measured,
+            depths=depths, notes=tuple(self.notes),
         )  # fmt: skip
 
     def _grow(self) -> dict[int, list[tuple[int, ...]]]:
@@ -273,17 +277,19 @@ class _Session:
             found[int(name.partition("/")[0])].append(grown[name])
         return found
 
-    def _divided(self, usable: list[int]) -> tuple[list[int], list[int]]:
-        """The problems to measure by, and those to train on: the same for the same seed."""
+    def _divided(self, usable: list[int]) -> tuple[list[int], list[int], list[int]]:
+        """The problems to measure by, those to watch the training by, and those to train on: the same for the same
+        seed."""
         if len(usable) < len(self.problems):
             self.notes.append(f"{len(self.problems) - len(usable)} problems gave no token and are left out")
         _refuse_few(len(usable), "; the others gave no token")
-        held = sorted(random.Random(self.settings.seed).sample(usable, len(usable) // _HELD_OUT))
-        return held, [at for at in usable if at not in held]
+        order = random.Random(self.settings.seed).sample(usable, len(usable))
+        first, second = len(usable) // _HELD_OUT, max(1, len(usable) // _WATCHED)
+        return sorted(order[:first]), sorted(order[first : first + second]), sorted(order[first + second :])
 
-    def _read(self, grown: dict[int, list[tuple[int, ...]]], which: list[int], most: int) -> list[Tensor]:
+    def _read(self, doing: str, grown: dict[int, list[tuple[int, ...]]], which: list[int], most: int) -> list[Tensor]:
         """States [n, positions, hidden] of each of these problems, at most so many positions."""
-        doing, found = "reading states", []
+        found = []
         for done, at in enumerate(which):
             self.tell(doing, done, len(which))
             found.append(self._states(at, grown[at], most))

@@ -71,7 +71,7 @@ def test_the_command_makes_a_lens_that_searches_use(tool: Any, tiny: Path, probl
     row = json.loads(out)
     lens = tiny / "tuned_lens.safetensors"
     assert row["path"] == str(lens)
-    assert (row["trained_on"], row["held_out"], row["blocks"], row["samples"]) == (7, 2, 6, 2)
+    assert (row["trained_on"], row["watched"], row["held_out"], row["blocks"], row["samples"]) == (6, 1, 2, 6, 2)
     assert [depth["depth"] for depth in row["depths"]] == [1, 2, 3, 4, 5]
     for depth in row["depths"]:
         for name in ("before", "after"):
@@ -138,22 +138,24 @@ def test_ctrl_c_leaves_what_was_there(
 def test_the_same_seed_gives_the_same_lens(tiny: Path, problems: Path, tmp_path: Path):
     asked = [json.loads(line)["prompt"] for line in problems.read_text().splitlines()]
 
-    def made(seed: int, name: str) -> tuple[LensReport, bytes]:
+    def made(seed: int, name: str) -> tuple[LensReport, dict[str, bytes], dict[str, str]]:
         path = tmp_path / name
         found = tune_lens(str(tiny), asked, samples=2, max_tokens=10, steps=3, seed=seed, slots=5, out=path)
-        return found, path.read_bytes()
+        with safe_open(path, "np") as file:
+            return found, {key: file.get_tensor(key).tobytes() for key in file.keys()}, file.metadata()  # noqa: SIM118
 
     one, again, other = made(4, "a"), made(4, "b"), made(5, "c")
-    assert one[1] == again[1]
+    assert one[1:] == again[1:]
     assert one[0].depths == again[0].depths
     assert one[1] != other[1]
+    assert (one[2]["seed"], other[2]["seed"]) == ("4", "5")
 
 
 def test_training_lowers_the_divergence_of_the_embedded_model_on_held_out_puzzles():
     """A real run, small; all but the last depths by far, and those, which agree already, not upwards."""
     found = tune_lens("countdown", default_problems("countdown")[:60], samples=2, steps=80, max_tokens=64)
     assert Path(found.path) == cache_folder() / "lenses" / f"{found.fingerprint}.safetensors"
-    assert (found.trained_on, found.held_out, len(found.depths)) == (45, 15, 11)
+    assert (found.trained_on, found.watched, found.held_out, len(found.depths)) == (38, 7, 15, 11)
     assert all(depth.lowered.mean > 0 for depth in found.depths), found.depths
     assert all(depth.lowered.low > 0.1 for depth in found.depths[:8]), found.depths
     engine = Engine.load("countdown")

@@ -5,14 +5,15 @@ The loss of a depth is KL(final posterior ‖ lens posterior) at temperature 1, 
 hundredth of that, and with small batches one rate does not fit all depths, whose gradients differ by orders of
 magnitude; Adam's steps do not depend on their size. Its rate falls to 0 linearly, as theirs does. Each depth is trained
 in standardised coordinates (each entry of the state less its mean, by its deviation), in which no outlying entry of the
-residual stream dominates a step; the result is written as an affine map of the state again.
+residual stream dominates a step; the result is written as an affine map of the state again. Of each depth the map is
+kept that did best on states of problems that were not trained on.
 
 This file knows tensors and a model's last two layers. It does not know branches, problems or files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +30,7 @@ _BATCH = (32, 256)  # positions a step, for large vocabularies and depths, and f
 _LOGITS = 2**26  # of all depths in a step, or one of these limits
 _RATE = 1e-3
 _DECAY = 1e-3  # decoupled, towards the identity; as published
+_LOOKS = 8  # at states that are not trained on
 _TILE_BYTES = 24 * 2**20  # of logits, where nothing is trained
 
 
@@ -84,54 +86,98 @@ class _Scales:
         return a, self.length * bias - a @ self.mean
 
 
+@dataclass
+class _Maps:
+    """What is trained, a depth each: weights and biases over standardised states."""
+
+    scales: list[_Scales]
+    weights: list[Tensor]
+    biases: list[Tensor]
+
+    @classmethod
+    def of(cls, states: Tensor) -> _Maps:
+        """Zeros for states [n, positions, hidden]."""
+        width, below = states.shape[2], states[:-1]
+        weights = [torch.zeros(width, width, device=states.device, requires_grad=True) for _ in below]
+        biases = [torch.zeros(width, device=states.device, requires_grad=True) for _ in below]
+        return cls([_Scales.of(one.float()) for one in below], weights, biases)
+
+    def losses(self, readout: Readout, states: Tensor) -> Iterator[Tensor]:
+        """Each depth's mean divergence, []."""
+        states = states.float()
+        with torch.no_grad():
+            final = readout(states[-1])
+        for scales, weight, bias, below in zip(self.scales, self.weights, self.biases, states, strict=False):
+            moved = below + scales.length * F.linear(scales.standardised(below), weight, bias)
+            yield _divergence(final, readout(moved)).mean()
+
+    @torch.no_grad()
+    def lens(self) -> TunedLens:
+        maps = [s.affine(w, b) for s, w, b in zip(self.scales, self.weights, self.biases, strict=True)]
+        return TunedLens(torch.stack([a for a, _ in maps]), torch.stack([b for _, b in maps]))
+
+
+class _Best:
+    """Of each depth, the map that did best on states that are not trained on; at first zeros. Where there are none, the
+    last one."""
+
+    def __init__(self, maps: _Maps, readout: Readout, watched: Tensor | None) -> None:
+        self._maps, self._readout, self._watched = maps, readout, watched
+        self._losses = [float("inf")] * len(maps.weights)
+        self.lens = maps.lens()
+        self.look()
+
+    @torch.no_grad()
+    def look(self) -> None:
+        now = self._maps.lens()
+        if self._watched is None:
+            self.lens = now
+            return
+        for i, loss in enumerate(self._maps.losses(self._readout, self._watched)):
+            if float(loss) < self._losses[i]:
+                self._losses[i] = float(loss)
+                self.lens.weight[i], self.lens.bias[i] = now.weight[i], now.bias[i]
+
+
 def train_lens(
     parts: ModelParts,
     states: Sequence[Tensor],
     *,
     steps: int,
     seed: int,
+    watched: Sequence[Tensor] = (),
     told: Callable[[int], None] = lambda _done: None,
 ) -> TunedLens:
     """Fit a lens to pieces of states [n, positions, hidden] after 1 … n blocks; the same for the same arguments.
 
     Args:
+        watched: States of other problems: a few times on the way each depth is measured on them, and its best map kept,
+            the one that it began with included. Few positions are soon learnt by heart.
         told: Told after each step how many are done.
 
     Raises:
         ModelError: the states or the posteriors aren't finite.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        return _train(parts, torch.cat(list(states), 1), steps, seed, told)
-
-
-def _train(parts: ModelParts, states: Tensor, steps: int, seed: int, told: Callable[[int], None]) -> TunedLens:
-    depths, positions, width = len(states) - 1, states.shape[1], states.shape[2]
-    readout, device = Readout.of(parts), states.device
-    scales = [_Scales.of(states[i].float()) for i in range(depths)]
-    weights = [torch.zeros(width, width, device=device, requires_grad=True) for _ in range(depths)]
-    biases = [torch.zeros(width, device=device, requires_grad=True) for _ in range(depths)]
-    optimiser = torch.optim.AdamW([*weights, *biases], lr=_RATE, weight_decay=_DECAY)
-    falling = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=steps)
-    generator, batch = torch.Generator().manual_seed(seed), _batch(depths, parts.vocab)
-    for done in range(steps):
-        picked = torch.randint(positions, (min(batch, positions),), generator=generator).to(device)
-        some = states[:, picked].float()
-        with torch.no_grad():
-            final = readout(some[-1])
-        optimiser.zero_grad(set_to_none=True)
-        for i in range(depths):
-            z = scales[i].standardised(some[i])
-            moved = some[i] + scales[i].length * F.linear(z, weights[i], biases[i])
-            _divergence(final, readout(moved)).mean().backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        falling.step()
-        told(done + 1)
-    with torch.no_grad():
-        maps = [scales[i].affine(weights[i], biases[i]) for i in range(depths)]
-        lens = TunedLens(torch.stack([a for a, _ in maps]), torch.stack([b for _, b in maps]))
-    if not bool(lens.weight.isfinite().all() and lens.bias.isfinite().all()):
+        every = torch.cat(list(states), 1)
+        maps, readout, device = _Maps.of(every), Readout.of(parts), every.device
+        best = _Best(maps, readout, torch.cat(list(watched), 1) if watched else None)
+        optimiser = torch.optim.AdamW([*maps.weights, *maps.biases], lr=_RATE, weight_decay=_DECAY)
+        falling = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=steps)
+        generator, batch = torch.Generator().manual_seed(seed), _batch(len(maps.weights), parts.vocab)
+        for done in range(1, steps + 1):
+            picked = torch.randint(every.shape[1], (min(batch, every.shape[1]),), generator=generator)
+            optimiser.zero_grad(set_to_none=True)
+            for loss in maps.losses(readout, every[:, picked.to(device)]):
+                loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            falling.step()
+            told(done)
+            if done % max(1, steps // _LOOKS) == 0 or done == steps:
+                best.look()
+    if not bool(best.lens.weight.isfinite().all() and best.lens.bias.isfinite().all()):
         raise ModelError("the lens came out with entries that aren't finite, as states or posteriors of the model were")
-    return lens
+    return best.lens
 
 
 def _batch(depths: int, vocab: int) -> int:
