@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Interval", "LensReport", "Progress", "TunedDepth", "default_problems", "tune_lens"]
 
-_PUZZLES = 200
+_PUZZLES = 300
 _HELD_OUT = 4  # one problem of so many is measured by
 _WATCHED = 8  # one of so many, and at least one, says when a depth's training has gone far enough
 _FEWEST = 4  # problems: intervals are over those that are held out
@@ -127,7 +127,8 @@ def tune_lens(
     Args:
         model: Embedded name, local path, hub id or alias; None is "countdown".
         problems: What to let the model generate on, at least four; a quarter is held out to measure by, an eighth
-            to end the training by; None is ``default_problems``. One that the model can't be asked is passed over and noted.
+            to end the training by; None is ``default_problems``. One that the model can't be asked is passed over and
+            noted.
         samples: Branches a problem, plainly sampled at temperature 1.
         max_tokens: New tokens a branch, at most.
         steps: Of the optimiser.

@@ -39,7 +39,7 @@ def tune_lens(
     problems: Annotated[
         Path | None,
         typer.Option(
-            help="JSONL, a problem a line, at least four; a quarter is held out to measure by, and an eighth to end the training by.",
+            help="JSONL, a problem a line, at least four; a quarter is held out to measure by.",
             show_default="puzzles for the embedded model, word problems for others",
             rich_help_panel=PROBLEM,
         ),

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -28,7 +29,8 @@ __all__ = ["Readout", "divergences", "train_lens"]
 
 _BATCH = (32, 256)  # positions a step, for large vocabularies and depths, and for small ones
 _LOGITS = 2**26  # of all depths in a step, or one of these limits
-_RATE = 1e-3
+_RATE = 1e-3  # where a depth is a nat or more away
+_SAMPLED = 512  # positions to tell how far it is
 _DECAY = 1e-3  # decoupled, towards the identity; as published
 _LOOKS = 8  # at states that are not trained on
 _TILE_BYTES = 24 * 2**20  # of logits, where nothing is trained
@@ -162,7 +164,7 @@ def train_lens(
         every = torch.cat(list(states), 1)
         maps, readout, device = _Maps.of(every), Readout.of(parts), every.device
         best = _Best(maps, readout, torch.cat(list(watched), 1) if watched else None)
-        optimiser = torch.optim.AdamW([*maps.weights, *maps.biases], lr=_RATE, weight_decay=_DECAY)
+        optimiser = torch.optim.AdamW(_groups(maps, readout, every), weight_decay=_DECAY)
         falling = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, total_iters=steps)
         generator, batch = torch.Generator().manual_seed(seed), _batch(len(maps.weights), parts.vocab)
         for done in range(1, steps + 1):
@@ -178,6 +180,16 @@ def train_lens(
     if not bool(best.lens.weight.isfinite().all() and best.lens.bias.isfinite().all()):
         raise ModelError("the lens came out with entries that aren't finite, as states or posteriors of the model were")
     return best.lens
+
+
+def _groups(maps: _Maps, readout: Readout, states: Tensor) -> list[dict[str, Any]]:
+    """Parameters with their rates. Near its least a divergence grows with the square of the distance from there, so its
+    root says how far a depth has to go: one that agrees already would be thrown about by steps that another needs."""
+    with torch.no_grad():
+        some = states[:, :: max(1, states.shape[1] // _SAMPLED)]
+        far = [float(loss) for loss in maps.losses(readout, some)]
+    pairs = zip(maps.weights, maps.biases, far, strict=True)
+    return [{"params": [w, b], "lr": _RATE * min(1.0, max(kl, 0.0) ** 0.5)} for w, b, kl in pairs]
 
 
 def _batch(depths: int, vocab: int) -> int:
