@@ -152,10 +152,10 @@ def test_the_same_seed_gives_the_same_lens(tiny: Path, problems: Path, tmp_path:
 
 
 def test_training_lowers_the_divergence_of_the_embedded_model_on_held_out_puzzles():
-    """A real run, small; all but the last depths by far, and those, which agree already, not upwards."""
-    found = tune_lens("countdown", default_problems("countdown")[:60], samples=2, steps=80, max_tokens=64)
+    """A real run, small: the last three depths agree already, and come nearer still."""
+    found = tune_lens("countdown", default_problems("countdown")[:120], samples=2, steps=200, max_tokens=64)
     assert Path(found.path) == cache_folder() / "lenses" / f"{found.fingerprint}.safetensors"
-    assert (found.trained_on, found.watched, found.held_out, len(found.depths)) == (38, 7, 15, 11)
+    assert (found.trained_on, found.watched, found.held_out, len(found.depths)) == (75, 15, 30, 11)
     assert all(depth.lowered.mean > 0 for depth in found.depths), found.depths
     assert all(depth.lowered.low > 0.1 for depth in found.depths[:8]), found.depths
     engine = Engine.load("countdown")
