@@ -91,6 +91,11 @@ class Bootstrap:
         p = min(1.0, 2.0 * (1 + min(below, above)) / (1 + len(means)))
         return _interval(float(apart.mean()), means, len(apart)), p
 
+    def ratio(self, values: Sequence[float] | Floats, base: Sequence[float] | Floats) -> Estimate:
+        """The sum of ``values`` over that of ``base``, which is above 0 for every problem; paired by problem."""
+        over, under = np.asarray(values, dtype=np.float64), np.asarray(base, dtype=np.float64)
+        return _interval(float(over.sum() / under.sum()), (self.drawn @ over) / (self.drawn @ under), len(over))
+
     def brier(self, probabilities: Sequence[float], solved: Sequence[bool]) -> Estimate | None:
         """Brier's score with its interval."""
         return self.mean((np.asarray(probabilities, dtype=np.float64) - np.asarray(solved, dtype=np.float64)) ** 2)
