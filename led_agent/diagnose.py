@@ -98,10 +98,10 @@ def diagnose(
     decoder = LocalDecoder.load(model, device=device, dtype=dtype, slots=slots)
     decoder.close()  # its thread: the engine is stepped from this one; prompts are still rendered as a search would
     session = _Session.over(decoder, asked, settings, tell)
-    every = range(len(session.problems))
-    hot = session.grow(every, _READ_AT)
-    looked = session.look(hot)
-    accuracy = session.accuracy(hot)
+    with decoder.engine.settled():
+        hot = session.grow(range(len(session.problems)), _READ_AT)
+        looked = session.look(hot)
+        accuracy = session.accuracy(hot)
     return _diagnosis(model or default_model(), session, looked, accuracy, hot)
 
 
