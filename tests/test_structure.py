@@ -56,8 +56,11 @@ def imports(path: Path, *, top_level: bool = False) -> set[str]:
     [
         ("ray", ("led_agent.cluster",)),
         ("networkx", ("led_agent.tree",)),
-        ("torch", ("led_agent.decoding", "led_agent.engine", "led_agent.bench.peers")),
-        ("transformers", ("led_agent.decoding.processors", "led_agent.engine", "led_agent.bench.peers")),
+        ("torch", ("led_agent.decoding", "led_agent.engine", "led_agent.bench.peers", "led_agent.bench.best_of")),
+        (
+            "transformers",
+            ("led_agent.decoding.processors", "led_agent.engine", "led_agent.bench.peers", "led_agent.bench.best_of"),
+        ),
         ("llama_cpp", ("led_agent.bench.llama",)),
         ("gguf", ("led_agent.bench.gguf_file",)),
         ("fastapi", ("led_agent.serving", "led_agent.pages.live", "led_agent.cli.serve", "led_agent.cli.view")),

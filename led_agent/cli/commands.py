@@ -35,6 +35,7 @@ LISTED = {
     "diagnose": Listed("led_agent.cli.measure:diagnose", MEASURING, "Measure a model's entropy by depth."),
     "tune-lens": Listed("led_agent.cli.lens:tune_lens", MEASURING, "Make a model's tuned lens for LED."),
     "bench": Listed("led_agent.cli.measure:bench", MEASURING, "Time a model against other engines."),
+    "study": Listed("led_agent.cli.study:study", MEASURING, "Study what exploring is worth, and answers cost."),
     "show": Listed("led_agent.cli.show:show", LOOKING, "Show the trees of a saved run."),
     "view": Listed("led_agent.cli.view:view", LOOKING, "Watch a run in the browser."),
     "top": Listed("led_agent.cli.top:top", LOOKING, "Watch the decoders of a cluster."),

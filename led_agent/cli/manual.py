@@ -102,6 +102,17 @@ PAGES = {
         ),
         ((0, "done, whatever is solved"), (2, "usage, or a line of the file is no problem"), *EXIT_CODES[2:]),
     ),
+    "study": Page(
+        (
+            ("led-agent study exploration --quick --test 4 --samples 4", "See in a minute that it works:"),
+            (
+                "led-agent study exploration --model ./my-model --problems problems.jsonl --out runs/study",
+                "Study a model of your own on problems of your own, resumably:",
+            ),
+            ("led-agent study cost --test 5 --n 4", "See what a first verified answer costs, on five puzzles:"),
+        ),
+        ((0, "done, whatever was found"), *EXIT_CODES[1:]),
+    ),
     "verify": Page(
         (
             (

@@ -16,10 +16,11 @@ from led_agent.cli.manual import PAGES
 Tool = Any
 COMMANDS = list(LISTED)
 EXAMPLES = [(name, line) for name, page in PAGES.items() for line, _ in page.examples]
-# What takes a network, a cluster, another package or a run that is not there; the others are run.
+# What takes a network, a cluster, another package, a model or a run that is not there; the others are run.
 NEEDS_MORE = (
     "smollm2",
     "Qwen/",
+    "./my-model",
     "led-agent top",
     "led-agent view",
     "led-agent serve",
