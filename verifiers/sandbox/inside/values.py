@@ -17,7 +17,8 @@ set, frozenset        ["s", [...]], ["z", [...]]
 dict and its kinds    ["d", [[key, value], …]], ["C", …] (Counter), ["O", …], ["D", …] (defaultdict)
 Decimal, Fraction     ["n", "1.50"], ["r", "-ff", "10"]
 range                 ["R", start, stop, step]
-date, datetime, time  ["y", iso], ["Y", iso], ["m", iso]; timedelta ["e", days, seconds, microseconds]
+date, datetime, time  ["y", iso], ["Y", iso], ["m", iso], without fold, for which == does not ask
+timedelta             ["e", days, seconds, microseconds]
 iterators             ["g", [...]]: what is left in them, read out
 anything else         ["o", "type's name", "what it looks like"]: equal to nothing
 object of a class     ["h", "its number", "type's name"]: it stays where it is, see ``examiner``
