@@ -16,7 +16,7 @@ def main(address: str) -> None:
     errors: list[str] = []
     deadline = time.monotonic() + SOON
     with searching(cluster=Cluster(address=address, wait=SOON)) as search:
-        for solution in search.solve_many(puzzles(300)):
+        for solution in search.solve_many(puzzles(2500)):
             branches = [node.branch for node in solution.tree.nodes() if node.branch is not None]
             decoders |= {branch.decoder for branch in branches}
             errors += [branch.error for branch in branches if branch.error]
