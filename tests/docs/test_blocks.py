@@ -54,6 +54,9 @@ MARKS = {
     ("docs/cluster.md", "there is no cluster to join here; a private Ray carries the package as one does"),
     ("docs/cluster.md", "it begins and joins a cluster of several machines"),
     ("docs/evaluation.md", "50 puzzles in four settings take two minutes"),
+    ("docs/study.md", "an hour and a half on two cores"),
+    ("docs/study.md", "there is no such model"),
+    ("docs/study.md", "two minutes on two cores"),
 }
 PYTHON = [page for page in NAMES if any(block.kind == "python" for block in blocks(page))]
 SHELL = [page for page in NAMES if any(block.kind in ("bash", "console") for block in blocks(page))]
