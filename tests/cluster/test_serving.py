@@ -35,7 +35,7 @@ def server() -> Iterator[tuple[str, subprocess.Popen[str]]]:
         try:
             assert started.stdout is not None
             first = started.stdout.readline()
-            assert first, started.communicate()[1][-3000:]
+            assert first.startswith("{"), first + started.communicate()[1][-3000:]
             yield json.loads(first)["url"], started
             started.send_signal(signal.SIGTERM)
             assert started.wait(PATIENCE) == 0
