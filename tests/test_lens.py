@@ -115,7 +115,11 @@ def interrupted_in(stage: str) -> Callable[..., Any]:
             if doing == stage and done == 2:
                 signal.raise_signal(signal.SIGINT)
 
-        yield tell
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+        try:
+            yield tell
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     return stages
 
