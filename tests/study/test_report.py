@@ -6,13 +6,16 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from led_agent.diagnosis import Diagnosis
+from led_agent.study import cost_view
 from led_agent.study.arms import Arm
+from led_agent.study.cost_figures import Costs, Spent, costs_of
 from led_agent.study.exploration import Exploration
 from led_agent.study.plan import Plan
 from led_agent.study.report import Findings
@@ -105,3 +108,13 @@ def test_the_extensions_tables_are_those_of_their_counts():
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert told.stdout == (RESULTS / "extensions.md").read_text()
+
+
+def test_costs_are_those_of_their_rows(tmp_path: Path):
+    told = Costs.model_validate_json((RESULTS / "cost" / "report.json").read_text())
+    for name in ("settings.json", "rows.jsonl.gz"):
+        shutil.copy(RESULTS / "cost" / name, tmp_path)
+    with closing(RowFile(tmp_path, told.settings, Spent)) as file:
+        found = costs_of(file.rows.values())
+    same([one.model_dump(mode="json") for one in found], [one.model_dump(mode="json") for one in told.ways])
+    assert cost_view.markdown(told) == (RESULTS / "cost" / "report.md").read_text()
