@@ -11,6 +11,7 @@ import pytest
 
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
          "--disable-sync", "--no-first-run")  # fmt: skip
+PATIENCE = 15_000  # ms for anything a page is to do
 WIDE, PHONE = {"width": 1280, "height": 720}, {"width": 390, "height": 844}
 
 Open = Callable[..., Any]
@@ -49,7 +50,7 @@ def open_page(browser: Any) -> Iterator[Open]:
         context = browser.new_context(viewport=viewport, **options)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(PATIENCE)
         page.on("dialog", lambda dialog: (wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))
         page.on("pageerror", lambda error: wrong.append(f"raised: {error}"))
         page.on("console", lambda told: wrong.append(f"console: {told.text}") if _bad(told) else None)
@@ -80,10 +81,19 @@ def _bad(told: Any) -> bool:
 
 
 def expect(locator: Any) -> Any:
-    """Playwright's assertions, which wait for what is expected; imported late, as there may be no Playwright."""
+    """Playwright's assertions, which wait for what is expected; imported late, as there may be no Playwright.
+
+    Its own patience, 5 s, is too little for a page that shares two cores with other tests.
+    """
     from playwright.sync_api import expect
 
+    expect.set_options(timeout=PATIENCE)
     return expect(locator)
+
+
+def holds(page: Any, what: str, given: Any = None) -> None:
+    """Waits until a JavaScript expression over ``given`` is true: for what no locator tells, as the canvas."""
+    page.wait_for_function(f"(given) => {what}", arg=given)
 
 
 def where(page: Any, node: str, side: int = 0) -> dict[str, float]:
