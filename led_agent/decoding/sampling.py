@@ -343,7 +343,7 @@ def put(drawn: Drawn, rows: Tensor, part: Drawn) -> Drawn:
 
 def _most_probable(logits: Tensor, _settings: PlainSettings, _rows: Tensor, u: Tensor) -> Drawn:
     """Greedy: nothing is drawn, and the code stays as it is."""
-    return Drawn(logits.argmax(-1), torch.zeros(len(logits), device=logits.device), u, torch.ones_like(u))
+    return Drawn(logits.argmax(-1), torch.zeros(len(logits), device=logits.device), u.clone(), torch.ones_like(u))
 
 
 def _scaled(logits: Tensor, settings: PlainSettings, rows: Tensor) -> Tensor:
@@ -365,7 +365,7 @@ def _sample_loose(logits: Tensor, settings: PlainSettings, rows: Tensor, u: Tens
     weights = _weights(logits, settings, rows)
     token = inverse_cdf(weights, u)
     width = weights.gather(1, token[:, None]).squeeze(1) / row_sum(weights)
-    return Drawn(token, width.log().float(), u, width)
+    return Drawn(token, width.log().float(), u.clone(), width)
 
 
 def _sample_laid(logits: Tensor, settings: PlainSettings, rows: Tensor, u: Tensor) -> Drawn:

@@ -10,7 +10,8 @@ import pytest
 from led_agent.engine import Engine, EngineRequest
 from led_agent.engine.model import ModelParts
 from led_agent.types import Branch, Decoding, DepthExploration
-from tests.tiny import tiny_model
+from tests.engine.reference import make_engine
+from tests.tiny import tiny_model, tiny_tokenizer
 
 PARTS = ModelParts.of(tiny_model("llama", initializer_range=0.15, num_hidden_layers=3))
 PROMPT = [3, 14, 15, 92, 65, 35]
@@ -72,6 +73,32 @@ def test_excluded_tokens_are_not_drawn_and_the_rest_keeps_its_law(law: str) -> N
         p = count / remains
         spread = math.sqrt(p * (1 - p) * (1 / draws + 1 / remains))
         assert left[token] / draws == pytest.approx(p, abs=5 * spread)
+
+
+@pytest.mark.parametrize("law", [*LAWS, "greedy"])
+@pytest.mark.parametrize("other", [*LAWS, "greedy"])
+def test_what_is_drawn_without_some_tokens_does_not_depend_on_the_batch(law: str, other: str) -> None:
+    """Where LED explores inside the thinking only, a plain sampler draws for all rows first: it must leave the numbers
+    that draw once more as they were."""
+    tokenizer = tiny_tokenizer(think="token")
+    model = tiny_model("llama", vocab_size=len(tokenizer), initializer_range=0.15, num_hidden_layers=3)
+    parts = make_engine(model, tokenizer).parts
+    prompt = [*PROMPT[:3], *parts.thinking.open]
+    laws = {name: law.replace(span="auto", siblings="independent") for name, law in LAWS.items()}
+    laws["greedy"] = Decoding.greedy()
+    likely = tuple(range(3, 40))
+
+    def first_tokens(other: str) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
+        wanted = [
+            EngineRequest(f"{i}", prompt, laws[law], seed=i, max_tokens=1, exclude=likely if i % 2 else likely[:1])
+            for i in range(30)
+        ]
+        beside = [EngineRequest(f"beside {i}", prompt, laws[other], seed=i, max_tokens=1) for i in range(10)]
+        mixed = [r for three in zip(wanted[::3], wanted[1::3], wanted[2::3], beside, strict=True) for r in three]
+        found = {e.id: e.branch for e in Engine(parts, slots=16).generate(mixed) if e.branch is not None}
+        return [(found[r.id].token_ids, found[r.id].logprobs) for r in wanted]
+
+    assert first_tokens(other) == first_tokens(law)
 
 
 def test_the_log_probability_without_some_tokens_is_that_under_the_whole_law() -> None:
