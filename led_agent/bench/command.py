@@ -57,8 +57,8 @@ def run_bench(
 def print_result(found: BenchResult, *, as_json: bool, as_markdown: bool, console: Console) -> None:
     """On standard output: JSON or Markdown and nothing else, or tables."""
     if as_json:
-        print(found.model_dump_json(), flush=True)
+        print(found.model_dump_json(), file=console.file, flush=True)
     elif as_markdown:
-        print(markdown(found), flush=True)
+        print(markdown(found), file=console.file, flush=True)
     else:
         console.print(render(found))

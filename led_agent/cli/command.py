@@ -74,7 +74,10 @@ class Command(TyperCommand):
             ctx.obj.debug = bool(ctx.params.get("debug"))
             if not ctx.params.get("quiet"):
                 _tell(self, ctx)
-        return super().invoke(ctx)
+        from led_agent.cli.base import results_only
+
+        with results_only():
+            return super().invoke(ctx)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         arguments = [p for p in self.get_params(ctx) if p.param_type_name == "argument"]

@@ -47,16 +47,18 @@ def completion(
     from typer.completion import get_completion_script  # type: ignore[attr-defined]
     from typer.completion import install as install_script  # type: ignore[attr-defined]
 
+    from led_agent.cli.base import print_text
+
     chosen = _detected() if shell is None else shell
     if chosen not in SHELLS:
         raise UsageError(
             f"there is no completion for the shell {chosen!r}{meant(chosen, SHELLS)}; name one of {_told()}"
         )
     if not install:
-        typer.echo(get_completion_script(prog_name=PROGRAM, complete_var=VARIABLE, shell=chosen))
+        print_text(get_completion_script(prog_name=PROGRAM, complete_var=VARIABLE, shell=chosen))
         return
     _, path = install_script(shell=chosen, prog_name=PROGRAM, complete_var=VARIABLE)
-    typer.echo(f"installed for {chosen} in {path}; it works in shells that are started from now on")
+    print_text(f"installed for {chosen} in {path}; it works in shells that are started from now on")
 
 
 def _told() -> str:
@@ -90,10 +92,12 @@ def show_help(
 
     Without a command it lists all of them, as led-agent --help does.
     """
+    from led_agent.cli.base import stdout
+
     above = ctx.parent
     assert above is not None
     if command is None:
-        typer.echo(above.get_help())
+        typer.echo(above.get_help(), file=stdout.file)
         return
     group = above.command
     found = group.get_command(above, command)  # type: ignore[attr-defined]
@@ -101,4 +105,4 @@ def show_help(
         names = group.list_commands(above)  # type: ignore[attr-defined]
         raise UsageError(f"no command is called {command!r}{meant(command, names)}; there are {', '.join(names)}")
     with type(ctx)(found, info_name=command, parent=above) as inner:
-        typer.echo(found.get_help(inner))
+        typer.echo(found.get_help(inner), file=stdout.file)

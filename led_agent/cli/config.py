@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from led_agent.cli.base import print_json, stderr, stdout
+from led_agent.cli.base import print_json, print_text, stderr, stdout
 from led_agent.cli.options import OUTPUT, AsJson, Debug
 from led_agent.cli.settings import Settings
 from led_agent.errors import UsageError
@@ -94,9 +94,9 @@ def _print_paths(settings: Settings, as_json: bool) -> None:
         if as_json:
             print_json({"path": str(looked.path), "kind": looked.kind, "exists": looked.there})
         else:
-            typer.echo(f"{'read' if looked.there else 'none'}  {looked.kind:8} {looked.path}")
+            print_text(f"{'read' if looked.there else 'none'}  {looked.kind:8} {looked.path}")
     if not settings.looked() and not as_json:
-        typer.echo("no file is looked at: --config or LED_AGENT_CONFIG is none")
+        print_text("no file is looked at: --config or LED_AGENT_CONFIG is none")
 
 
 def _print_table(rows: list[Row]) -> None:

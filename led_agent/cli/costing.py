@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-from led_agent.cli.base import print_json, stderr, stdout, stopping
+from led_agent.cli.base import print_json, print_text, stderr, stdout, stopping
 from led_agent.cli.studying import kept_in
 from led_agent.diagnosis_view import stages
 from led_agent.errors import MachineError
@@ -33,7 +33,7 @@ def study_cost(given: Mapping[str, Any], out: Path | None, *, quiet: bool, as_js
     if as_json:
         print_json(found.model_dump(mode="json"))
     elif as_markdown:
-        print(markdown(found), end="")
+        print_text(markdown(found), end="")
     else:
         stdout.print(render(found) if found.ways else "nothing was measured in all ways")
     return found.interrupted

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from led_agent.cli.base import print_json, stderr, stdout, stopping
+from led_agent.cli.base import print_json, print_text, stderr, stdout, stopping
 from led_agent.errors import MachineError, UsageError
 from led_agent.solution import Solution
 from led_agent.strategies.named import parse_strategies
@@ -103,6 +103,6 @@ def print_report(found: Evaluation, *, as_json: bool, as_markdown: bool) -> None
         for row in rows:
             print_json(row)
     elif as_markdown:
-        print(markdown(found), end="")
+        print_text(markdown(found), end="")
     else:
         stdout.print(render(found) if rows else "no problem is finished")

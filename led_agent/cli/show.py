@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from led_agent.cli.base import print_json, stderr, stdout
+from led_agent.cli.base import print_json, print_text, stderr, stdout
 from led_agent.cli.options import OUTPUT, PROBLEM, AsJson, Debug
 from led_agent.errors import UsageError
 
@@ -128,9 +128,9 @@ def _print_tree(tree: Tree, form: TreeFormat, *, full: bool) -> None:
     from led_agent.view import render_solution, render_tree
 
     if form is TreeFormat.json:
-        print(tree.to_json())
+        print_text(tree.to_json())
     elif form is TreeFormat.graphml:
-        print(tree.to_graphml())
+        print_text(tree.to_graphml())
     elif form is TreeFormat.node_link:
         print_json(tree.to_node_link())
     else:

@@ -9,7 +9,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from led_agent.cli.base import print_json, stderr, stdout, stopping
+from led_agent.cli.base import print_json, print_text, stderr, stdout, stopping
 from led_agent.diagnosis_view import stages
 from led_agent.errors import MachineError
 from led_agent.evaluation.plots import can_plot
@@ -135,6 +135,6 @@ def _print(found: Findings, *, as_json: bool, as_markdown: bool) -> None:
     if as_json:
         print_json(found.model_dump(mode="json"))
     elif as_markdown:
-        print(markdown(found), end="")
+        print_text(markdown(found), end="")
     else:
         stdout.print(render(found) if found.arms else "nothing was drawn")

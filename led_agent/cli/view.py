@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from led_agent.cli.base import stderr
+from led_agent.cli.base import print_text, stderr
 from led_agent.cli.options import MACHINE, OUTPUT, Debug
 from led_agent.errors import UsageError
 
@@ -59,7 +59,7 @@ def view(
     with listen(host, port) as made:
         number = made.getsockname()[1]
         address = f"http://{f'[{host}]' if ':' in host else host}:{number}/"
-        print(address, flush=True)
+        print_text(address)
         if first is None:
             stderr.print(Text(f"waiting for {run} to begin"), soft_wrap=True)
         with suppress(KeyboardInterrupt):  # the ordinary end

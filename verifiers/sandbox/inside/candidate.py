@@ -208,7 +208,7 @@ def _call_with_input(function: Callable[..., object], given: str) -> None:
         takes = True
     value = function(given) if takes else function()
     if value is not None:
-        print(value)
+        print(value)  # noqa: T201 - what a program prints is what is compared
 
 
 # --- serve: the tests are in another process -----------------------------------------------------------------------
