@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import pytest
 from led_agent.types import Branch, Problem, Verdict
 from led_agent.verifiers.sandbox import Call, Limits, Program, Sandbox, report
 from led_agent.verifiers.sandbox.inside.values import encode
-from led_agent.verifiers.unit_tests import UnitTests, unit_tests
+from led_agent.verifiers.unit_tests import UnitTests, _Runner, unit_tests
 
 _spec = importlib.util.spec_from_file_location("led_hostile", Path(__file__).with_name("hostile.py"))
 assert _spec is not None
@@ -34,6 +35,7 @@ CASES = [{"args": [1, 2], "expect": 3}, {"args": [0, 0], "expect": 0}, {"args": 
 ASSERTS = "assert add(1, 2) == 3\nassert add(0, 0) == 0\nassert add(3, 4) == 7"
 TESTS: dict[str, Any] = {"P3": CASES, "P4": ASSERTS}
 GOOD = "def add(a, b): return a + b"
+GUARD = 60.0  # seconds that no program takes which ends by itself, however short cores are
 
 
 @pytest.fixture(scope="module", params=["A", "B"])
@@ -51,6 +53,13 @@ def verifier(tier: str) -> Iterator[UnitTests]:
     made.close()
 
 
+def patient(verifier: UnitTests) -> UnitTests:
+    """The same processes, with time for what is right."""
+    made = replace(verifier, timeout=GUARD)
+    made.__dict__["_opened"] = _Runner(made, verifier._runner.sandbox)
+    return made
+
+
 def judged(verifier: UnitTests, source: str, tests: Any, entry: str | None = "add") -> Verdict:
     return verifier(Problem(prompt="?", tests=tests, entry_point=entry), Branch(text=f"```python\n{source}\n```"))
 
@@ -60,7 +69,7 @@ def wrong(verifier: UnitTests, rows: list[Any], tests: Any, allowed: tuple[str, 
 
     def one(row: Any) -> list[str]:
         verdict = judged(verifier, row.source, tests)
-        after = judged(verifier, GOOD, tests)
+        after = judged(patient(verifier), GOOD, tests)
         found = [] if verdict.status in allowed else [f"{row.name}: {verdict.status}, {verdict.reason}"]
         return found + ([] if after.status == "accepted" else [f"after {row.name}: {after.status}, {after.reason}"])
 
@@ -98,19 +107,19 @@ def test_programs_that_hold_on_end_at_their_limit(tier: str, way: str) -> None:
 
 @pytest.mark.parametrize("way", ["P3", "P4"])
 def test_correct_programs_are_accepted(verifier: UnitTests, tier: str, way: str) -> None:
-    assert wrong(verifier, hostile.CORRECT, TESTS[way], ("accepted",)) == []
+    assert wrong(patient(verifier), hostile.CORRECT, TESTS[way], ("accepted",)) == []
     scratch = ("accepted",) if tier == "A" else ("accepted", "abstained")
-    assert wrong(verifier, hostile.SCRATCH, TESTS[way], scratch) == []
+    assert wrong(patient(verifier), hostile.SCRATCH, TESTS[way], scratch) == []
 
 
 @pytest.mark.parametrize("row", hostile.TESTED, ids=[row.name for row in hostile.TESTED])
 def test_programs_with_tests_of_their_own(verifier: UnitTests, row: Any) -> None:
-    verdict = judged(verifier, row.source, row.tests, None)
+    verdict = judged(patient(verifier), row.source, row.tests, None)
     assert verdict.status in row.verdicts, verdict.reason
 
 
 def called(sandbox: Sandbox, source: str, *args: Any, **limits: Any) -> Any:
-    made = Limits(**{"seconds": 2.0, **limits})
+    made = Limits(**{"seconds": GUARD, **limits})
     return sandbox.calls(Program((source,)), "f", [Call.of(args, {})], made)
 
 
@@ -213,7 +222,7 @@ def test_soak(tier: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
     def one(at: int) -> str | None:
         row, tests = rows[at], TESTS["P3" if at % 2 else "P4"]
-        verdict = judged(made, row.source if row else GOOD, tests)
+        verdict = judged(made, row.source, tests) if row else judged(patient(made), GOOD, tests)
         good = verdict.status == ("rejected" if row else "accepted")
         return None if good else f"{row.name if row else 'good'}: {verdict.status}, {verdict.reason}"
 
