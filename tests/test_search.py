@@ -410,8 +410,8 @@ def test_no_time_at_all() -> None:
 
 def test_time_runs_out_on_branches_that_do_not_come_back() -> None:
     decoder = ScriptedDecoder([RIGHT], hold=True)
-    solution = solve(PROBLEM, decoder=decoder, strategy=BestOfN(3), verifiers=[says_42], budget=Budget(seconds=0.05))
-    assert (solution.status, solution.reason) == ("budget", "the budget of 0.05 seconds is spent")
+    solution = solve(PROBLEM, decoder=decoder, strategy=BestOfN(3), verifiers=[says_42], budget=Budget(seconds=1))
+    assert (solution.status, solution.reason) == ("budget", "the budget of 1 seconds is spent")
     assert statuses(solution) == {"1": "pruned", "2": "pruned", "3": "pruned"}
     assert solution.text == "it must"
     assert decoder.release() == 0
@@ -424,7 +424,7 @@ def test_time_runs_out_on_a_verifier_that_does_not_come_back() -> None:
         return not waited(late)
 
     decoder = ScriptedDecoder([RIGHT])
-    with Search(decoder=decoder, strategy=BestOfN(1), verifiers=[verifier], budget=Budget(seconds=0.05)) as search:
+    with Search(decoder=decoder, strategy=BestOfN(1), verifiers=[verifier], budget=Budget(seconds=1)) as search:
         solution = search.solve(PROBLEM)
         late.set()
     assert (solution.status, solution.verified, solution.text) == ("budget", False, RIGHT)

@@ -296,7 +296,7 @@ def test_time_that_is_up_is_not_waited_out_for_ever(monkeypatch: pytest.MonkeyPa
     late = threading.Event()
     verifier = Compares(lambda texts: waited(late))
     with Search(
-        decoder=ScriptedDecoder(TEXTS), strategy=BestOfN(4), verifiers=[verifier], budget=Budget(seconds=0.05)
+        decoder=ScriptedDecoder(TEXTS), strategy=BestOfN(4), verifiers=[verifier], budget=Budget(seconds=1)
     ) as search:
         solution = search.solve(PROBLEM)
         late.set()
@@ -316,7 +316,7 @@ def test_when_time_is_up_what_was_decoded_is_still_compared() -> None:
             return super().propose(tree, min(slots, 4))
 
     verifier = Compares(most_common)
-    solution = solve(PROBLEM, decoder=decoder, strategy=Waits(5), verifiers=[verifier], budget=Budget(seconds=0.5))
+    solution = solve(PROBLEM, decoder=decoder, strategy=Waits(5), verifiers=[verifier], budget=Budget(seconds=2))
     assert (solution.status, solution.text) == ("budget", "a 42")
     assert verifier.seen == [TEXTS]
 

@@ -372,7 +372,7 @@ def test_the_only_process_is_replaced(ray_session: None, tmp_path: Path):
 
 def test_a_process_that_answers_no_ping_is_dead(ray_session: None, tmp_path: Path):
     waits = Waits(tmp_path)
-    with remote(waits, unanswered_s=1.5) as made:
+    with remote(waits, unanswered_s=5.0) as made:
         call = Answered(made.proxies[0])
         (before,) = made.actors
         os.kill(waits.pid(), signal.SIGSTOP)

@@ -170,12 +170,12 @@ def test_a_time_out_costs_its_worker_and_no_other(pool):
 
 
 def test_neither_a_slow_start_nor_the_queue_counts_against_the_limit(toy, monkeypatch):
-    monkeypatch.setenv("TOY_START", "1.5")
+    monkeypatch.setenv("TOY_START", "3.5")
     pool = WorkerPool(toy, 1)
     try:
-        with ThreadPoolExecutor(4) as threads:
-            replies = list(threads.map(lambda n: pool.call({"do": "sleep", "for": 0.4}, 1.4), range(4)))
-        assert replies == [{}] * 4
+        with ThreadPoolExecutor(6) as threads:
+            replies = list(threads.map(lambda n: pool.call({"do": "sleep", "for": 0.7}, 3.0), range(6)))
+        assert replies == [{}] * 6
     finally:
         pool.close()
 
