@@ -139,6 +139,35 @@ def test_the_keyboard_is_enough(open_page: Open, mixed: str):
     expect(page.get_by_test_id("heading")).to_contain_text("Question 1?")
 
 
+def test_another_height_moves_the_view_only_for_what_it_took_out_of_sight(open_page: Open, mixed: str):
+    page = open_page(mixed)
+    click_node(page, "3")
+    page.get_by_test_id("tree").focus()
+    page.keyboard.press("+")
+    before = where(page, "3")
+    for height in (WIDE["height"] - 20, WIDE["height"], WIDE["height"] - 40):  # as by a legend of another line
+        assert resized(page, height) == pytest.approx(before, abs=1.0)
+    lower = resized(page, int(before["y"]))
+    assert lower["y"] < before["y"] - 30
+    assert lower == pytest.approx({**before, "y": lower["y"]}, abs=1.0)
+    assert resized(page, WIDE["height"]) == pytest.approx(lower, abs=1.0)
+    page.mouse.move(lower["x"], lower["y"] + 60)
+    page.mouse.down()
+    page.mouse.move(lower["x"], 5)
+    page.mouse.up()
+    away = where(page, "3")
+    assert away["y"] < page.get_by_test_id("tree").bounding_box()["y"]
+    assert resized(page, WIDE["height"] - 20) == pytest.approx(away, abs=1.0)  # out of sight by choice
+
+
+def resized(page: Any, height: int) -> dict[str, float]:
+    """Where branch 3 is in a window of another height."""
+    page.set_viewport_size({**WIDE, "height": height})
+    drawn = "document.querySelector('canvas').ledScene.height === document.querySelector('canvas').clientHeight"
+    holds(page, f"innerHeight === given && {drawn}", height)
+    return where(page, "3")
+
+
 def test_the_plain_list_holds_the_same_tree(open_page: Open, mixed: str):
     page = open_page(mixed)
     where(page, "1")  # then the page hears keys

@@ -12,6 +12,7 @@ const BOLD = `600 ${FONT}`;
 const LABELS_FROM = 0.62; // zoom below which there is no room for labels
 const LEAST = 0.004;
 const MOST = 4;
+const MARGIN = 36; // from the edge to what is in sight
 
 export interface SceneEvents {
   pick(id: string): void;
@@ -140,22 +141,26 @@ export class Scene {
   reveal(id: string): void {
     const at = this.layout?.byId.get(id);
     if (!at) return;
-    const [x, y] = this.onScreen(at);
-    const margin = 36;
-    const label = this.transform.k >= LABELS_FROM ? Math.min(at.width * this.transform.k, this.width / 2) : 0;
-    const dx = x < margin ? margin - x : x + label > this.width - margin ? this.width - margin - label - x : 0;
-    const dy = y < margin ? margin - y : y > this.height - margin ? this.height - margin - y : 0;
+    const [dx, dy] = this.away(at);
     if (dx || dy) {
       this.touched = true;
       this.behaviour.translateBy(select(this.canvas), dx / this.transform.k, dy / this.transform.k);
     }
   }
 
-  /** After a change of size: what is selected stays in the middle of what is left of the height. */
-  private centre(): void {
-    const at = this.selected ? this.layout?.byId.get(this.selected) : undefined;
-    if (!at) return;
-    this.behaviour.translateBy(select(this.canvas), 0, (this.height / 2 - this.onScreen(at)[1]) / this.transform.k);
+  /** How far the view would have to move for a node and its label to be in it. */
+  private away(at: Placed): [number, number] {
+    const [x, y] = this.onScreen(at);
+    const label = this.transform.k >= LABELS_FROM ? Math.min(at.width * this.transform.k, this.width / 2) : 0;
+    const dx = x < MARGIN ? MARGIN - x : x + label > this.width - MARGIN ? this.width - MARGIN - label - x : 0;
+    const dy = y < MARGIN ? MARGIN - y : y > this.height - MARGIN ? this.height - MARGIN - y : 0;
+    return [dx, dy];
+  }
+
+  /** After a change of size: the middle of the height for what is out of sight by it; what is not does not move. */
+  private recover(at: Placed): void {
+    const [, y] = this.onScreen(at);
+    if (this.away(at)[1]) this.behaviour.translateBy(select(this.canvas), 0, (this.height / 2 - y) / this.transform.k);
     this.reveal(at.id);
     this.touched = true;
   }
@@ -226,16 +231,15 @@ export class Scene {
     const { clientWidth, clientHeight } = this.canvas;
     if (!clientWidth || !clientHeight) return;
     const first = !this.width;
-    const before = this.height;
+    const here = this.selected ? this.layout?.byId.get(this.selected) : undefined;
+    const seen = here && !this.away(here).some(Boolean);
     const ratio = Math.min(2, window.devicePixelRatio || 1);
     this.width = clientWidth;
     this.height = clientHeight;
     this.canvas.width = Math.round(clientWidth * ratio);
     this.canvas.height = Math.round(clientHeight * ratio);
-    const lower = clientHeight < before;
     if (first || !this.touched) this.begin();
-    if (lower) this.centre();
-    else if (this.selected) this.reveal(this.selected);
+    if (here && seen) this.recover(here); // a legend may take another line while a tree grows
     this.paint(); // at once: a resized canvas is empty until then
   }
 
