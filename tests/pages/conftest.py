@@ -116,5 +116,27 @@ def where(page: Any, node: str, side: int = 0) -> dict[str, float]:
 
 
 def click_node(page: Any, node: str, side: int = 0) -> None:
-    at = where(page, node, side)
-    page.mouse.click(at["x"], at["y"])
+    """Clicks on a node; again where it moved before it was selected, as the nodes of a growing tree do."""
+    at: dict[str, float] | None = where(page, node, side)
+    while at:
+        page.mouse.click(at["x"], at["y"])
+        at = moved(page, node, side, at)
+
+
+def moved(page: Any, node: str, side: int, at: dict[str, float]) -> dict[str, float] | None:
+    """Where a node is that is no longer at its place, or nothing once it is selected."""
+    found: dict[str, float] | None = page.evaluate(
+        """async ([id, side, at]) => {
+          for (let turns = 0; turns < 600; turns += 1) {
+            await new Promise(requestAnimationFrame);
+            const canvas = document.querySelectorAll("canvas")[side];
+            if (canvas.ledScene.selected === id) return null;
+            const {left, top} = canvas.getBoundingClientRect();
+            const {x, y, k} = canvas.ledScene.whereIs(id);
+            if (Math.hypot(left + x - at.x, top + y - at.y) > 1) return {x: left + x, y: top + y, k};
+          }
+          throw new Error(`a click on node ${id} does not select it`);
+        }""",
+        [node, side, at],
+    )
+    return found

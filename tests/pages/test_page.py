@@ -59,6 +59,28 @@ def test_a_problem_is_asked_solved_and_looked_into(server: Running, open_page: O
     expect(page.get_by_test_id("result-answer")).to_have_text(answer)
 
 
+def test_what_is_sent_before_the_settings_have_come_is_solved_and_stays(server: Running, open_page: Open):
+    page = open_page(server.url, origin=server.url)
+    ask(page, PUZZLE)
+    expect(page.get_by_test_id("standing")).to_have_text("verified", timeout=60_000)
+    first = page.url  # it names the run
+    held: list[Any] = []
+    page.route("**/v1/settings", lambda route: held.append(route))
+    page.reload()
+    ask(page, PUZZLE)
+    expect(page.get_by_test_id("standing")).to_have_text("verified", timeout=60_000)
+    page.get_by_test_id("open-best").click()
+    expect(page.get_by_test_id("panel")).to_contain_text("accepted")
+    second = page.url
+    expect(page.get_by_test_id("model")).to_have_count(0)
+    with page.expect_response("**/v1/runs"):  # the last that the page asks for before it opens what it was to open
+        for route in held:
+            route.continue_()
+    expect(page.get_by_test_id("model")).to_have_text("countdown")
+    expect(page.get_by_test_id("panel")).to_contain_text("accepted")
+    assert first != page.url == second
+
+
 def test_what_was_chosen_is_what_is_run(server: Running, open_page: Open):
     page = open_page(server.url, origin=server.url)
     page.get_by_test_id("settings-toggle").click()

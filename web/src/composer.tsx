@@ -57,7 +57,7 @@ export function Composer({ settings, busy, blocked, follows, compact, onSend }: 
     const timer = setTimeout(() => setWaiting(false), Math.max(0, blocked - Date.now()));
     return () => clearTimeout(timer);
   }, [blocked]);
-  const ready = prompt.trim() !== "" && !busy && !waiting && settings !== null;
+  const ready = prompt.trim() !== "" && !busy && !waiting; // settings that are still to come need not be waited for
   const send = async () => {
     if (ready && form.current?.reportValidity() && (await onSend({ prompt, rest: rest(fields, verifiers) }))) setPrompt("");
   };

@@ -31,6 +31,9 @@ const key: Key = () => {
   }
 };
 
+/** The run that the page's address names. */
+const named = (): string | null => new URLSearchParams(location.hash.slice(1)).get("run");
+
 interface Current {
   id: string;
   run: Run;
@@ -82,12 +85,12 @@ function Page() {
   const begin = useCallback(
     () =>
       attempt(async () => {
+        const asked = named();
         const found = await ask<Settings>("/v1/settings", key);
         setSettings(found);
         if (found.key_needed && !key()) return setAsking(() => () => void begin());
         await refresh();
-        const asked = new URLSearchParams(location.hash.slice(1)).get("run");
-        if (asked) open(asked);
+        if (asked && asked === named()) open(asked); // another may have been begun by now
       }),
     [],
   );
