@@ -248,16 +248,19 @@ def test_another_study_s_folder_is_refused(whole: tuple[Path, Costs]):
 # --- the command ---------------------------------------------------------------------------------------------------
 
 OWN = """
-import os, pathlib, signal
+import contextlib, os, pathlib, signal
 from led_agent.verifiers import countdown
 
 asked = countdown()
 
 def judge(problem, branch):
     rows, told = pathlib.Path("kept/rows.jsonl"), pathlib.Path("told")
-    if rows.exists() and len(rows.read_text().splitlines()) >= 4 and not told.exists():
-        told.touch()
-        os.kill(os.getpid(), signal.SIGINT)
+    if rows.exists() and len(rows.read_text().splitlines()) >= 4:
+        # Branches are judged in threads: of two that come here at once one makes the file. A second signal would be a
+        # second Ctrl-C, which leaves without a report.
+        with contextlib.suppress(FileExistsError):
+            told.touch(exist_ok=False)
+            os.kill(os.getpid(), signal.SIGINT)
     return asked(problem, branch)
 """
 
