@@ -11,8 +11,9 @@ import gc
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from led_agent.confidence import EMBEDDED, SHARE, Calibration
@@ -51,13 +52,32 @@ class _Limit:
 
 @dataclass
 class _Orders:
-    """What other threads want of the engine's; taken between steps."""
+    """What other threads want of the engine's; carried out between steps, in the order in which it was asked for: an end
+    is the end of what was submitted before it, whatever bears the same name later."""
 
-    submitted: queue.SimpleQueue[_Job] = field(default_factory=queue.SimpleQueue)
-    cancelled: queue.SimpleQueue[str] = field(default_factory=queue.SimpleQueue)
-    limits: queue.SimpleQueue[tuple[str, int | None, int | None]] = field(default_factory=queue.SimpleQueue)
+    given: queue.SimpleQueue[Callable[[], None]] = field(default_factory=queue.SimpleQueue)
     wake: threading.Event = field(default_factory=threading.Event)
     close: threading.Event = field(default_factory=threading.Event)
+
+    def give(self, order: Callable[[], None]) -> None:
+        self.given.put(order)
+        self.wake.set()
+
+    def carry_out(self) -> None:
+        """Those that are there now: what is asked for meanwhile waits for a step."""
+        for _ in range(self.given.qsize()):
+            self.given.get()()
+
+
+class _Counter:
+    """Counts up and down, from any thread."""
+
+    def __init__(self) -> None:
+        self.value, self._lock = 0, threading.Lock()
+
+    def add(self, change: int) -> None:
+        with self._lock:
+            self.value += change
 
 
 class LocalDecoder:
@@ -67,6 +87,7 @@ class LocalDecoder:
         self.engine = engine
         self._embedded = embedded
         self._jobs: dict[str, _Job] = {}
+        self._in_flight = _Counter()
         self._rendered: dict[str | tuple[Message, ...], list[int]] = {}
         self._rendering = threading.Lock()
         self._limits: dict[str, _Limit] = {}
@@ -98,7 +119,7 @@ class LocalDecoder:
     @property
     def in_flight(self) -> int:
         """Branches that grow or wait for a slot."""
-        return len(self._jobs) + self._orders.submitted.qsize()
+        return self._in_flight.value
 
     @property
     def n_blocks(self) -> int:
@@ -141,17 +162,14 @@ class LocalDecoder:
         self.engine.check(self._translate(request))
 
     def submit(self, request: DecodeRequest, sink: Sink) -> None:
-        self._orders.submitted.put(_Job(request, sink))
-        self._orders.wake.set()
+        self._in_flight.add(1)
+        self._orders.give(partial(self._start, _Job(request, sink)))
 
     def cancel(self, problem: str, ids: Sequence[str]) -> None:
-        for name in ids:
-            self._orders.cancelled.put(_key(problem, name))
-        self._orders.wake.set()
+        self._orders.give(partial(self._cancel, [_key(problem, name) for name in ids]))
 
     def limit(self, problem: str, tokens: int | None, prefill_tokens: int | None) -> None:
-        self._orders.limits.put((problem, tokens, prefill_tokens))
-        self._orders.wake.set()
+        self._orders.give(partial(self._set_limit, problem, tokens, prefill_tokens))
 
     def close(self) -> None:
         self._ask_to_end()
@@ -189,7 +207,7 @@ class LocalDecoder:
     def _work(self) -> None:
         self.engine.settle()
         while not self._orders.close.is_set():
-            self._take_orders()
+            self._orders.carry_out()
             if not self.engine.busy:
                 self._orders.wake.wait()
                 self._orders.wake.clear()
@@ -225,8 +243,7 @@ class LocalDecoder:
             left = limit.tokens - limit.generated - sum(tokens for _, tokens, _ in branches)
             room = limit.prefill - limit.prefilled - sum(prefill for _, _, prefill in branches)
             if left <= 0 or room <= 0:
-                for event in self.engine.cancel([key for key, _, _ in branches]):
-                    self._report(event)
+                self._cancel([key for key, _, _ in branches])
             else:
                 most = int(min(most, max(1, left // len(branches))))
         return most
@@ -239,33 +256,19 @@ class LocalDecoder:
                 tokens if tokens is not None else float("inf"), prefill if prefill is not None else float("inf")
             )
 
-    def _take_orders(self) -> None:
-        # Who is to be cancelled is read first, and cancelled last: what was submitted before it is among the jobs then.
-        # Read last, it might name one that has come since the jobs were read, and is decoded to its end.
-        doomed: set[str] = set()
-        with contextlib.suppress(queue.Empty):
-            while True:
-                doomed.add(self._orders.cancelled.get_nowait())
-        jobs: list[_Job] = []
-        with contextlib.suppress(queue.Empty):
-            while True:
-                jobs.append(self._orders.submitted.get_nowait())
-        with contextlib.suppress(queue.Empty):  # a limit comes before what is submitted under it
-            while True:
-                self._set_limit(*self._orders.limits.get_nowait())
-        for job in jobs:
-            self._start(job)
-        for event in self.engine.cancel(doomed) if doomed else ():
-            self._report(event)
-
     def _start(self, job: _Job) -> None:
-        translated = self._translate(job.request)
         try:
-            self._jobs[translated.id] = job
+            translated = self._translate(job.request)
             self.engine.submit(translated)
         except LedError as error:
-            del self._jobs[translated.id]
+            self._in_flight.add(-1)
             job.sink(BranchDone(Branch(id=job.request.id, text="", finish="error", error=str(error))))
+        else:
+            self._jobs[translated.id] = job
+
+    def _cancel(self, keys: Sequence[str]) -> None:
+        for event in self.engine.cancel(keys):
+            self._report(event)
 
     def _report(self, event: BranchEvent) -> None:
         job = self._jobs.get(event.id)
@@ -275,6 +278,7 @@ class LocalDecoder:
             job.sink(BranchProgress(job.request.id, event.tokens, event.text))
         else:
             del self._jobs[event.id]
+            self._in_flight.add(-1)
             limit = self._limits.get(job.request.problem)
             if limit is not None:
                 limit.generated += event.tokens

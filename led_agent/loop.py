@@ -94,6 +94,7 @@ class Loop:
         """Cancel all there is; nobody waits for what comes of it."""
         for run in self.runs.values():
             self.decoder.cancel(run.key, list(run.decoding))
+            self._lift_limit(run)
             self.means.pool.forget(run.key)
 
     def post(self, order: Callable[[], None]) -> None:
@@ -214,6 +215,12 @@ class Loop:
             tokens = budget.tokens - run.generated if budget.tokens is not None else None
             prefill = budget.prefill_tokens - run.prefilled if budget.prefill_tokens is not None else None
             limit(run.key, tokens, prefill)
+
+    def _lift_limit(self, run: Run) -> None:
+        """Another search with this decoder may have the same problem."""
+        limit = getattr(self.decoder, "limit", None)
+        if limit is not None:
+            limit(run.key, None, None)
 
     def _propose(self, run: Run) -> None:
         if run.ending is not None or self._over(run) or not run.stirred:
@@ -482,8 +489,7 @@ class Loop:
         run.tree.end(ended)
         del self.runs[run.key]
         self.means.pool.forget(run.key)
-        if (limit := getattr(self.decoder, "limit", None)) is not None:
-            limit(run.key, None, None)
+        self._lift_limit(run)
         run.tree.hush()
         run.count = None  # it leads back to the run
         self.done.append(Solution.of(run.tree, ended))

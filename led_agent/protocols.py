@@ -115,11 +115,13 @@ class Decoder(Protocol):
         ...
 
     def submit(self, request: DecodeRequest, sink: Sink) -> None:
-        """Queue a request; its events go to ``sink``, from a thread of the decoder's own."""
+        """Queue a request; its events go to ``sink``, from a thread of the decoder's own. Its name may be an earlier
+        one's of the same problem that has ended, or was cancelled: it is another request all the same."""
         ...
 
     def cancel(self, problem: str, ids: Sequence[str]) -> None:
-        """End these requests soon; each is still reported, with ``finish="cancelled"`` and what it had."""
+        """End these requests, of those submitted so far, soon; each is still reported, with ``finish="cancelled"`` and
+        what it had."""
         ...
 
     def close(self) -> None:

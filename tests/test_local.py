@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import queue
+import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from led_agent import DecodeRequest, Decoding, Problem, Search, Tree, solve
+from led_agent import Budget, DecodeRequest, Decoding, Problem, Search, Tree, solve
 from led_agent.errors import ModelError, UsageError
 from led_agent.local import LocalDecoder
 from led_agent.protocols import BranchDone, BranchProgress
@@ -77,6 +79,91 @@ def test_what_is_cancelled_as_soon_as_it_is_submitted_is_not_decoded(
             done[event.branch.id] = event.branch
     assert done["late"].finish == "cancelled"
     assert done["first"].finish == "length"
+
+
+class Held:
+    """An engine's steps, held from the second on until ``go`` is set: what is asked for meanwhile is taken up at once."""
+
+    def __init__(self, decoder: LocalDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.at_work, self.go = threading.Event(), threading.Event()
+        step = decoder.engine.step
+
+        def slow(**options: Any) -> Any:
+            if self.began:
+                self.at_work.set()
+                assert self.go.wait(60)
+            self.began = True
+            return step(**options)
+
+        self.began = False
+        monkeypatch.setattr(decoder.engine, "step", slow)
+
+
+def last_of(inbox: queue.Queue[Any]) -> Branch:
+    while True:
+        event = inbox.get(timeout=60)
+        if isinstance(event, BranchDone):
+            return event.branch
+
+
+def test_a_name_may_be_used_again_once_it_was_cancelled(decoder: LocalDecoder, monkeypatch: pytest.MonkeyPatch):
+    """As by who leaves a search in the middle, and asks the same again at once."""
+    decoder.engine.parts.eos = frozenset()  # nothing else ends it
+    fresh = finish(decoder, request("1", seed=5))["1"]
+    held, old, new = Held(decoder, monkeypatch), queue.Queue[Any](), queue.Queue[Any]()
+    decoder.submit(request("1", max_tokens=240), old.put)
+    decoder.submit(request("2", max_tokens=240), old.put)
+    assert held.at_work.wait(60)
+    decoder.cancel("p", ["1"])
+    decoder.submit(request("1", seed=5), new.put)
+    decoder.cancel("p", ["2"])
+    assert decoder.in_flight == 3
+    held.go.set()
+    assert {last_of(old).finish, last_of(old).finish} == {"cancelled"}
+    again = last_of(new)
+    assert (again.finish, again.token_ids) == ("length", fresh.token_ids)
+    assert decoder.in_flight == 0
+
+
+def test_a_name_that_is_in_use_is_refused_and_its_owner_goes_on(decoder: LocalDecoder, monkeypatch: pytest.MonkeyPatch):
+    held, old, new = Held(decoder, monkeypatch), queue.Queue[Any](), queue.Queue[Any]()
+    decoder.submit(request("1"), old.put)
+    decoder.submit(request("1"), new.put)
+    held.go.set()
+    refused = last_of(new)
+    assert (refused.finish, "already being decoded" in str(refused.error)) == ("error", True)
+    assert last_of(old).finish in ("length", "eos")
+    assert decoder.in_flight == 0
+
+
+@pytest.mark.parametrize("tokens", [None, 40])
+def test_who_left_in_the_middle_and_asks_again_gets_what_he_would_have_had(
+    saved_model: Path, monkeypatch: pytest.MonkeyPatch, tokens: int | None
+):
+    """A search's ids are the same in every run, and what is left of the first is still at work when the second comes."""
+    options: dict[str, Any] = {"strategy": BestOfN(6), "max_tokens": 60, "seed": 4}
+
+    def grown(search: Search) -> list[Any]:
+        branches = [node.branch for node in search.solve("w1 w2").tree.nodes() if node.branch is not None]
+        return [(branch.id, branch.finish, branch.token_ids) for branch in branches]
+
+    def leaves(_tree: Tree, event: object) -> None:
+        if isinstance(event, BranchProgress):
+            assert held.at_work.wait(60)
+            raise KeyboardInterrupt
+
+    def let_go(*given: Any) -> None:
+        submit(*given)
+        held.go.set()
+
+    with closing(LocalDecoder.load(str(saved_model), slots=4)) as decoder:
+        straight = grown(Search(decoder=decoder, **options))
+        held, submit = Held(decoder, monkeypatch), decoder.submit
+        with pytest.raises(KeyboardInterrupt):
+            grown(Search(decoder=decoder, observer=leaves, budget=Budget(tokens=tokens), **options))
+        monkeypatch.setattr(decoder, "submit", let_go)
+        assert grown(Search(decoder=decoder, **options)) == straight
+    assert len(straight) == 6
 
 
 def test_prompts_go_through_the_chat_template(decoder: LocalDecoder):

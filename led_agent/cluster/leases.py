@@ -211,11 +211,14 @@ class Leases:
     # --- from the search ---------------------------------------------------------------------------------------
 
     def submit(self, request: DecodeRequest, sink: Sink) -> None:
-        """A new request. One whose name is open already is the same one, and is heard of by the new sink."""
+        """A new request. One whose name is open already is the same one, and is heard of by the new sink; but one that
+        was cancelled ends now, as nothing more than its name is left of it."""
         lease = self.open.get((request.problem, request.id))
-        if lease is not None:
+        if lease is not None and not lease.cancelled:
             lease.sink = sink
             return
+        if lease is not None:
+            self._end(lease, _unfinished(lease, "cancelled"))
         lease = Lease(request, sink)
         self.open[lease.key] = lease
         self._of.setdefault(request.problem, {})[lease.key] = lease

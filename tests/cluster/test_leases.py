@@ -387,6 +387,27 @@ def test_what_waits_is_cancelled_at_once_and_what_grows_by_its_worker():
     assert [branch.finish for branch in world.results("p", "n0")] == ["cancelled"]
 
 
+@pytest.mark.parametrize("finish", ["cancelled", "eos"])
+def test_a_name_may_be_used_again_once_it_was_cancelled(finish: str):
+    """As by who leaves a search in the middle, and asks the same again before a worker has ended what is left of it."""
+    world = World()
+    machine = world.join(slots=1)
+    world.submit("p", "n")
+    world.turn()
+    if finish == "eos":
+        machine.finish()  # it is done when it is called off, and nobody has heard of it yet
+    world.leases.cancel("p", ["n"])
+    world.submit("p", "n")
+    world.turn()
+    assert [branch.finish for branch in world.results("p", "n")] == ["cancelled"]
+    world.listen(machine)
+    world.turn()
+    assert len(world.results("p", "n")) == 1
+    world.settle()
+    assert [(branch.finish, branch.attempts) for branch in world.results("p", "n")] == [("cancelled", 1), ("eos", 1)]
+    assert not machine.worker.held
+
+
 def test_what_is_cancelled_when_its_worker_dies_is_not_sent_again():
     world = World()
     machine = world.join(slots=1)
