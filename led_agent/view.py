@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from rich.console import Console, Group, RenderableType
@@ -11,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree as RichTree
 
-from led_agent.events import Decoded, Ended, Event, Judged, Requested, Started
+from led_agent.events import Decoded, Event, Judged, Started
 from led_agent.protocols import BranchProgress
 from led_agent.solution import Solution
 from led_agent.tree import ROOT, Node, Tree
@@ -164,6 +165,7 @@ class LiveView:
     _tokens: int = 0
     _began: float = field(default_factory=time.monotonic)
     _tree: Tree | None = None
+    _nodes: Sequence[Node] = ()  # read where the tree is written: frames are made in a thread of rich's
 
     def __enter__(self) -> LiveView:
         self._live = Live(console=self.console, get_renderable=self.frame, refresh_per_second=8, transient=True)
@@ -186,8 +188,8 @@ class LiveView:
             before = self._growing.pop(event.branch.id, None)
             spent = len(event.branch.token_ids) + event.branch.discarded
             self._tokens += spent - (before.tokens if before else 0)
-        elif isinstance(event, Ended | Requested):
-            pass
+        if not isinstance(event, BranchProgress):
+            self._nodes = tree.nodes()[-_SHOWN_ROWS:]
 
     def frame(self) -> RenderableType:
         """What is shown now."""
@@ -200,8 +202,7 @@ class LiveView:
         for name, width in (("branch", 8), ("status", 11), ("tokens", 7), ("verdict", 34)):
             table.add_column(name, width=width, no_wrap=True)
         table.add_column("text", ratio=1, no_wrap=True)
-        nodes = tree.nodes()[-_SHOWN_ROWS:]
-        for node in nodes:
+        for node in self._nodes:
             table.add_row(*self._row(node))
         return Group(title, Text(_start(tree.problem.text, 100), style="bold"), table)
 

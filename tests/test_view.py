@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
 from led_agent import Branch, Problem, Tree, Verdict, solve
@@ -43,6 +44,25 @@ def test_the_live_view_follows_a_search():
     assert "21 tokens" in out
     for said in ("growing", "two bolts of", "rejected", "found 4, expected 3", "How many bolts?", "tiny  led"):
         assert said in out
+
+
+def test_a_frame_is_made_without_the_tree(monkeypatch: pytest.MonkeyPatch):
+    """Frames are made in a thread of rich's. A search goes on in its own meanwhile, and a node that was read in the
+    middle of a change would be kept, and shown to strategies, as it was before."""
+    screen = console()
+    view, tree = LiveView(screen, "tiny  led"), growing_tree()
+    view(tree, tree.started)
+    tree.listen(lambda event: view(tree, event))
+    for request in tree.requests(1):
+        tree.add(request)
+
+    def read(*_: object) -> None:
+        raise AssertionError("the tree was read")
+
+    for name in ("nodes", "__getitem__", "graph"):
+        monkeypatch.setattr(Tree, name, read)
+    out = shown(screen, view.frame())
+    assert out.count("growing") == 4
 
 
 def test_model_text_can_not_steer_the_terminal():
