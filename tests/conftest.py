@@ -7,6 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Examples are not timed, as something else may have the processor, and they are the same in every run, so that a change
+# is judged by what it does; `pytest --hypothesis-profile explore` looks for new ones.
+_untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("explore", _untimed)
+settings.register_profile("same", _untimed, derandomize=True)
+settings.load_profile("same")
 
 os.environ["LED_AGENT_CONFIG"] = "none"  # no test goes by the settings of whoever runs it
 
