@@ -52,8 +52,8 @@ class _Limit:
 
 @dataclass
 class _Orders:
-    """What other threads want of the engine's; carried out between steps, in the order in which it was asked for: an end
-    is the end of what was submitted before it, whatever bears the same name later."""
+    """What other threads want of the engine's; carried out between steps, in the order in which it was asked for: an
+    end is the end of what was submitted before it, whatever bears the same name later."""
 
     given: queue.SimpleQueue[Callable[[], None]] = field(default_factory=queue.SimpleQueue)
     wake: threading.Event = field(default_factory=threading.Event)

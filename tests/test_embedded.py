@@ -182,7 +182,9 @@ def test_one_call_with_nothing_named_solves_and_repeats():
         a, b = one.branch.token_ids, other.branch.token_ids
         assert a[: len(b)] == b[: len(a)]
         assert a == b or "cancelled" in (one.branch.finish, other.branch.finish)
-    assert first.answer == again.answer
+    # So is which right answers come before the search has ended; of the same ones the same is given.
+    accepted = [[node.id for node in solution.tree.accepted()] for solution in (first, again)]
+    assert first.answer == again.answer or accepted[0] != accepted[1]
 
 
 def test_what_it_can_not_do_is_said_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch):

@@ -82,7 +82,8 @@ def test_what_is_cancelled_as_soon_as_it_is_submitted_is_not_decoded(
 
 
 class Held:
-    """An engine's steps, held from the second on until ``go`` is set: what is asked for meanwhile is taken up at once."""
+    """An engine's steps, held from the second on until ``go`` is set: what is asked for meanwhile is taken up then,
+    all at once."""
 
     def __init__(self, decoder: LocalDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
         self.at_work, self.go = threading.Event(), threading.Event()
@@ -140,7 +141,7 @@ def test_a_name_that_is_in_use_is_refused_and_its_owner_goes_on(decoder: LocalDe
 def test_who_left_in_the_middle_and_asks_again_gets_what_he_would_have_had(
     saved_model: Path, monkeypatch: pytest.MonkeyPatch, tokens: int | None
 ):
-    """A search's ids are the same in every run, and what is left of the first is still at work when the second comes."""
+    """A search's ids are the same in every run, and what is left of the first is at work when the second comes."""
     options: dict[str, Any] = {"strategy": BestOfN(6), "max_tokens": 60, "seed": 4}
 
     def grown(search: Search) -> list[Any]:
@@ -180,18 +181,17 @@ def test_prompts_go_through_the_chat_template(decoder: LocalDecoder):
         decoder.render([Message(role="user", content="w3")])
 
 
-def test_cancelling_gives_what_there_is(decoder: LocalDecoder):
-    inbox: queue.Queue[Any] = queue.Queue()
+def test_cancelling_gives_what_there_is(decoder: LocalDecoder, monkeypatch: pytest.MonkeyPatch):
+    held, inbox = Held(decoder, monkeypatch), queue.Queue[Any]()
     decoder.engine.parts.eos = frozenset()  # nothing else ends it
     decoder.submit(request("long", max_tokens=240), inbox.put)
-    inbox.get(timeout=60)
+    assert held.at_work.wait(60)
     decoder.cancel("p", ["long", "nobody"])
     decoder.cancel("another problem", ["long"])
-    last = inbox.get(timeout=60)
-    while not isinstance(last, BranchDone):
-        last = inbox.get(timeout=60)
-    assert last.branch.finish == "cancelled"
-    assert 0 < len(last.branch.token_ids) < 240
+    held.go.set()
+    last = last_of(inbox)
+    assert last.finish == "cancelled"
+    assert 0 < len(last.token_ids) < 240
 
 
 def test_what_breaks_in_a_step_costs_its_branches_only(decoder: LocalDecoder, monkeypatch: pytest.MonkeyPatch):

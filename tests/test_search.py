@@ -780,6 +780,7 @@ def test_a_verdict_that_comes_after_the_end_changes_nothing() -> None:
         decoder=ScriptedDecoder([WRONG], slots=2),
         strategy=Fallback(BestOfN(2)),
         verifiers=[verifier],
+        verifier_concurrency=4,  # of all that may wait for each other, on one processor, too
         observer=watch,
         budget=SAFETY,
     ) as search:

@@ -447,12 +447,17 @@ def test_a_word_that_comes_too_late_changes_nothing() -> None:
 
 def test_a_verifier_in_which_too_many_threads_are_stuck_is_not_called_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("led_agent.verifier_pool._MOST_STUCK", 2)
-    pool = VerifierPool(1, seconds=0.02)
-    late = threading.Event()
-    stuck = Asked(held=late, name="stuck")
+    pool = VerifierPool(1, seconds=1.0)
+    late, asked = threading.Event(), threading.Semaphore(0)
+
+    def stuck(problem: Problem, branch: Branch) -> bool:
+        asked.release()
+        return waited(late)
+
     verdicts = answers([pool.submit([stuck], PROBLEM, branch(str(k))) for k in range(5)])
     assert [said.status for (said,) in verdicts] == ["error"] * 5
-    assert len(stuck.ids) == 2
+    assert all(asked.acquire(timeout=30) for _ in range(2))
+    assert not asked.acquire(blocking=False)
     assert "was not asked: 2 earlier calls of it have not come back" in verdicts[-1][0].reason
     late.set()
     pool.close()

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -203,28 +203,40 @@ class Batched:
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
+        self.before = threading.Event()  # what the first batch waits for
+        self.before.set()
 
     def __call__(self, problem: Problem, branch: Branch, /) -> bool:
         raise AssertionError("asked alone")
 
     def batch(self, asked: Sequence[tuple[Problem, Branch]]) -> list[Any]:
+        assert self.before.wait(30)
         self.sizes.append(len(asked))
         return [float(branch.text) for _, branch in asked]
 
 
-def judged(verifiers: list[Any], answers: list[Answer], **options: Any) -> list[Any]:
+def judged(verifiers: list[Any], answers: Iterable[Answer], **options: Any) -> list[Any]:
     bulk = Bulk(PROBLEMS, lambda _: verifiers, concurrency=3, **options)
     return [(r["id"], r["verifier"], r["status"], r["score"]) for r in bulk.rows(iter(answers))]
 
 
 def test_batches_are_asked_as_batches_and_rows_keep_the_order():
     verifier = Batched()
+    verifier.before.clear()
 
     def plain(problem: Problem, branch: Branch) -> bool:
         return True
 
     answers = [Answer("ab"[i % 2], f"0.{i}") for i in range(1, 11)]
-    found = judged([plain, verifier], answers)
+
+    def read() -> Iterator[Answer]:
+        """Batches grow while others are asked: none is done before some wait."""
+        for at, answer in enumerate(answers):
+            if at == 4:
+                verifier.before.set()
+            yield answer
+
+    found = judged([plain, verifier], read())
     assert sum(verifier.sizes) == len(answers)
     assert len(verifier.sizes) < len(answers)
     assert max(verifier.sizes) <= 4

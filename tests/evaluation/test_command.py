@@ -48,6 +48,8 @@ class Finished:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    import matplotlib.font_manager  # noqa: F401 - else the command may say that it makes a list of all fonts
+
     out = tmp_path_factory.mktemp("eval") / "out"
     done = subprocess.run(
         [sys.executable, "-m", "led_agent", *GRID, "--out", str(out), "--json", "-q"], capture_output=True, text=True

@@ -248,18 +248,18 @@ def test_another_study_s_folder_is_refused(whole: tuple[Path, Costs]):
 # --- the command ---------------------------------------------------------------------------------------------------
 
 OWN = """
-import contextlib, os, pathlib, signal
+import os, pathlib, signal, threading
 from led_agent.verifiers import countdown
 
 asked = countdown()
+told, once = pathlib.Path("told"), threading.Lock()
 
 def judge(problem, branch):
-    rows, told = pathlib.Path("kept/rows.jsonl"), pathlib.Path("told")
-    if rows.exists() and len(rows.read_text().splitlines()) >= 4:
-        # Branches are judged in threads: of two that come here at once one makes the file. A second signal would be a
-        # second Ctrl-C, which leaves without a report.
-        with contextlib.suppress(FileExistsError):
-            told.touch(exist_ok=False)
+    rows = pathlib.Path("kept/rows.jsonl")
+    # Branches are judged in threads, and a second signal would be a second Ctrl-C, which leaves without a report.
+    with once:
+        if rows.exists() and len(rows.read_text().splitlines()) >= 4 and not told.exists():
+            told.touch()
             os.kill(os.getpid(), signal.SIGINT)
     return asked(problem, branch)
 """
