@@ -46,7 +46,11 @@ class View:
         while self._running:
             process = self._running.pop()
             process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=30)
+            with process:
+                try:
+                    out, err = process.communicate(timeout=120)  # it may be loading a tokenizer
+                finally:
+                    process.kill()
             assert (process.returncode, out) == (0, "")
             assert "Traceback" not in err
 
