@@ -99,8 +99,8 @@ def holds(page: Any, what: str, given: Any = None) -> None:
 def where(page: Any, node: str, side: int = 0) -> dict[str, float]:
     """Where a node is in the window, and the zoom, once it has been drawn."""
     found: dict[str, float] = page.evaluate(
-        """async ([id, side]) => {
-          for (let turns = 0; turns < 600; turns += 1) {
+        """async ([id, side, patience]) => {
+          for (const end = performance.now() + patience; performance.now() < end;) {
             await new Promise(requestAnimationFrame);
             const canvas = document.querySelectorAll("canvas")[side];
             const at = canvas?.ledScene?.draws && canvas.ledScene.whereIs(id);
@@ -110,7 +110,7 @@ def where(page: Any, node: str, side: int = 0) -> dict[str, float]:
           }
           throw new Error(`no node ${id} was drawn`);
         }""",
-        [node, side],
+        [node, side, PATIENCE],
     )
     return found
 
@@ -126,8 +126,8 @@ def click_node(page: Any, node: str, side: int = 0) -> None:
 def moved(page: Any, node: str, side: int, at: dict[str, float]) -> dict[str, float] | None:
     """Where a node is that is no longer at its place, or nothing once it is selected."""
     found: dict[str, float] | None = page.evaluate(
-        """async ([id, side, at]) => {
-          for (let turns = 0; turns < 600; turns += 1) {
+        """async ([id, side, at, patience]) => {
+          for (const end = performance.now() + patience; performance.now() < end;) {
             await new Promise(requestAnimationFrame);
             const canvas = document.querySelectorAll("canvas")[side];
             if (canvas.ledScene.selected === id) return null;
@@ -137,6 +137,6 @@ def moved(page: Any, node: str, side: int, at: dict[str, float]) -> dict[str, fl
           }
           throw new Error(`a click on node ${id} does not select it`);
         }""",
-        [node, side, at],
+        [node, side, at, PATIENCE],
     )
     return found
