@@ -13,7 +13,9 @@ import contextlib
 import fcntl
 import os
 import threading
+import time
 from collections.abc import Iterator, Sequence
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -24,6 +26,8 @@ from led_agent.lines import Index, drop_torn_line, line_of, number_at, read_even
 from led_agent.tree import Tree
 
 __all__ = ["Journal", "drop_torn_line", "each_tree", "read_events", "read_trees", "tree_at"]
+
+_TRIES, _PAUSE = 25, 0.02  # for the lock, and seconds between two
 
 
 class Journal:
@@ -46,7 +50,7 @@ class Journal:
         except OSError as error:
             raise MachineError(f"can't write {self.path}: {error.strerror}; choose another place") from error
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(self._file)
             self._index = Index(self.path)
             if self.path.stat().st_size != self._index.size:
                 self._file.truncate(self._index.size)  # a torn line
@@ -131,6 +135,19 @@ class Journal:
             with contextlib.suppress(OSError):  # then it is a torn line, and dropped when the file is opened again
                 self._file.truncate(self._index.size)
             raise MachineError(f"can't write {self.path}: an event went in only in part; is the disk full?")
+
+
+def _lock(file: FileIO) -> None:
+    """Take the lock of a journal's file. Another run keeps it; who looks whether one does lets it go at once."""
+    for left in reversed(range(_TRIES)):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not left:
+                raise
+            time.sleep(_PAUSE)
+        else:
+            return
 
 
 def read_trees(path: str | os.PathLike[str]) -> dict[str, Tree]:

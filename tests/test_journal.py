@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import tempfile
 from collections.abc import Callable
@@ -419,6 +420,24 @@ def test_a_folder_that_is_a_file_is_the_machines_fault(tmp_path: Path) -> None:
         Journal(tmp_path / "file" / "run.jsonl")
     with pytest.raises(MachineError, match="can't write"):
         Journal(tmp_path)
+
+
+def test_a_file_that_another_run_writes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("led_agent.journal._PAUSE", 0.0)
+    with Journal(tmp_path / "run.jsonl"), pytest.raises(MachineError, match="is being written by another run"):
+        Journal(tmp_path / "run.jsonl")
+
+
+def test_who_looks_whether_a_run_goes_on_keeps_none_from_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.jsonl"
+    path.touch()
+    with path.open("rb") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        monkeypatch.setattr("led_agent.journal.time.sleep", lambda seconds: looking.close())
+        with Journal(path):
+            assert looking.closed
 
 
 def test_a_journal_that_is_not_there_cannot_be_read(tmp_path: Path) -> None:
