@@ -118,7 +118,7 @@ class Tail:
                         raise _refusal(self.path, number_at(self.path, self.position), error) from error
                     found.append((self.position, key, event))
                     self.position += len(line)
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError):  # a run's folder may just have been made
             return []
         except OSError as error:
             raise MachineError(f"can't read {self.path}: {error.strerror}") from error

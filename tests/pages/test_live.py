@@ -20,6 +20,7 @@ from led_agent.journal import Journal
 from led_agent.lines import Tail, line_of
 from led_agent.pages.data import index
 from led_agent.pages.live import Board
+from led_agent.pages.saved import journal_of
 from led_agent.tree import Tree
 from tests.pages.conftest import Open, click_node, expect, where
 from tests.pages.trees import tree_of, write_events
@@ -182,6 +183,21 @@ def test_a_torn_line_waits_until_it_is_whole(tmp_path: Path):
             assert board.read() is None
         file.write(line[-1:])
     assert [(start, key, event) for start, key, event in tail.read()] == [(0, "p", tree.started)]
+    assert [name for name, _ in board.read() or []] == ["problem"]
+
+
+def test_a_folder_that_is_made_between_two_looks_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run, tree = tmp_path / "run", tree_of("p", ROWS[:1])
+    board = Board(run)
+
+    def made_at_once(at: Path) -> Path:
+        found = journal_of(at)
+        at.mkdir(exist_ok=True)
+        return found
+
+    monkeypatch.setattr("led_agent.pages.live.journal_of", made_at_once)
+    assert board.read() is None
+    (run / "journal.jsonl").write_bytes(line_of("p", tree.started))
     assert [name for name, _ in board.read() or []] == ["problem"]
 
 
