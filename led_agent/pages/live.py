@@ -71,7 +71,7 @@ class Board:
         Raises:
             LedError: the file is no journal, or can't be read.
         """
-        if not self._problems:
+        if not self.begun:
             self._tail.path = journal_of(self.run)  # a folder may have come into being
         lines = self._tail.read(_AT_ONCE)
         if not lines:
@@ -119,6 +119,11 @@ class Board:
         self._shading.pieces(tree)  # loading a tokenizer takes seconds, in which others want to go on
         with self._lock:
             return self._shading.detail(tree, node)
+
+    @property
+    def begun(self) -> bool:
+        """Whether any problem has."""
+        return bool(self._problems)
 
     def warm(self) -> None:
         """Load the tokenizer that the first problem needs, before someone waits for it."""
@@ -173,7 +178,7 @@ class Hub:
     async def follow(self) -> None:
         """Until it is cancelled, or fails."""
         looks, over = 0, False  # looks since the last line
-        warming: asyncio.Task[None] | None = None
+        warming = self._warm() if self.board.begun else None  # a run that is there may have nothing more to tell
         try:
             while True:
                 told = await asyncio.to_thread(self.board.read)
@@ -181,7 +186,7 @@ class Hub:
                     looks, over = 0, False
                     for name, data in told:
                         self._tell(sse(name, data))
-                    warming = warming or asyncio.create_task(asyncio.to_thread(self.board.warm))
+                    warming = warming or self._warm()
                     continue
                 looks += 1
                 if not over and looks % _LOOKS == 0 and await asyncio.to_thread(self.board.over):
@@ -192,6 +197,9 @@ class Hub:
             self.failure = error
             self.end()
             self.failed()
+
+    def _warm(self) -> asyncio.Task[None]:
+        return asyncio.create_task(asyncio.to_thread(self.board.warm))
 
     def end(self) -> None:
         """End every browser's stream."""
