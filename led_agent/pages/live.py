@@ -174,6 +174,7 @@ class Hub:
         self.failure: LedError | None = None
         self.failed: Callable[[], None] = lambda: None  # called when the file turns out to be no journal
         self._listeners: set[asyncio.Queue[str | None]] = set()
+        self._ended = False
 
     async def follow(self) -> None:
         """Until it is cancelled, or fails."""
@@ -202,7 +203,8 @@ class Hub:
         return asyncio.create_task(asyncio.to_thread(self.board.warm))
 
     def end(self) -> None:
-        """End every browser's stream."""
+        """End every browser's stream, and those that were asked for and have not begun."""
+        self._ended = True
         for queue in self._listeners:
             queue.put_nowait(None)
 
@@ -217,6 +219,8 @@ class Hub:
     async def listen(self) -> AsyncIterator[str]:
         """The index, and then what changes. What changes while the index is made is told after it, too: an event told
         twice does no harm."""
+        if self._ended:  # no one would end this one
+            return
         queue: asyncio.Queue[str | None] = asyncio.Queue()
         self._listeners.add(queue)
         try:

@@ -36,3 +36,12 @@ def test_the_tokenizer_of_a_run_that_is_there_is_loaded_before_it_is_asked_for(t
             following.cancel()
 
     assert asyncio.run(followed())
+
+
+def test_a_stream_that_begins_after_the_end_has_ended(tmp_path: Path):
+    async def begun() -> str | None:
+        hub = Hub(Board(tmp_path / "run.jsonl"))
+        hub.end()
+        return await anext(hub.listen(), None)
+
+    assert asyncio.run(begun()) is None
