@@ -81,6 +81,20 @@ def test_what_is_sent_before_the_settings_have_come_is_solved_and_stays(server: 
     assert first != page.url == second
 
 
+def test_what_is_typed_while_a_problem_is_sent_stays(server: Running, open_page: Open):
+    page = open_page(server.url, origin=server.url)
+    held: list[Any] = []
+    page.route("**/v1/runs", lambda route: held.append(route) if route.request.method == "POST" else route.fallback())
+    ask(page, PUZZLE)
+    expect(page.get_by_test_id("send")).to_have_text("sending")
+    page.get_by_test_id("prompt").fill("the next")
+    for route in held:
+        route.continue_()
+    expect(page.get_by_test_id("standing")).to_have_text("verified", timeout=60_000)
+    expect(page.get_by_test_id("send")).not_to_have_text("sending")
+    expect(page.get_by_test_id("prompt")).to_have_value("the next")
+
+
 def test_what_was_chosen_is_what_is_run(server: Running, open_page: Open):
     page = open_page(server.url, origin=server.url)
     page.get_by_test_id("settings-toggle").click()

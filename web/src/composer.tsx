@@ -59,7 +59,8 @@ export function Composer({ settings, busy, blocked, follows, compact, onSend }: 
   }, [blocked]);
   const ready = prompt.trim() !== "" && !busy && !waiting; // settings that are still to come need not be waited for
   const send = async () => {
-    if (ready && form.current?.reportValidity() && (await onSend({ prompt, rest: rest(fields, verifiers) }))) setPrompt("");
+    if (!ready || !form.current?.reportValidity()) return;
+    if (await onSend({ prompt, rest: rest(fields, verifiers) })) setPrompt((now) => (now === prompt ? "" : now)); // what was typed meanwhile stays
   };
   const field = (name: keyof Fields) => ({
     value: fields[name],
