@@ -139,6 +139,16 @@ def test_the_keyboard_is_enough(open_page: Open, mixed: str):
     expect(page.get_by_test_id("heading")).to_contain_text("Question 1?")
 
 
+def test_the_first_press_on_a_tree_that_fits_does_not_move_it(open_page: Open, mixed: str):
+    page = open_page(mixed)
+    before = where(page, "root")
+    page.get_by_test_id("tree").focus()
+    holds(page, "document.querySelector('canvas').ledScene.selected === 'root'")
+    assert where(page, "root") == before
+    page.set_viewport_size({**WIDE, "width": 360})  # it still fits itself into what room there is
+    holds(page, "document.querySelector('canvas').ledScene.whereIs('root').k < given", before["k"])
+
+
 def test_another_height_moves_the_view_only_for_what_it_took_out_of_sight(open_page: Open, mixed: str):
     page = open_page(mixed)
     click_node(page, "3")

@@ -12,7 +12,7 @@ const BOLD = `600 ${FONT}`;
 const LABELS_FROM = 0.62; // zoom below which there is no room for labels
 const LEAST = 0.004;
 const MOST = 4;
-const MARGIN = 36; // from the edge to what is in sight
+const MARGIN = 36; // from the edge to what is in sight, and to what is fitted: selecting that moves nothing
 
 export interface SceneEvents {
   pick(id: string): void;
@@ -106,11 +106,10 @@ export class Scene {
   fit(): void {
     const layout = this.layout;
     if (!layout || !this.width || !this.height) return;
-    const margin = 22;
     const [wide, high] = [layout.right - layout.left, Math.max(1, layout.bottom - layout.top)];
-    const k = Math.min(1.15, (this.width - 2 * margin) / wide, (this.height - 2 * margin) / high);
+    const k = Math.min(1.15, (this.width - 2 * MARGIN) / wide, (this.height - 2 * MARGIN) / high);
     const scale = Math.max(LEAST, k);
-    this.to(zoomIdentity.translate(margin - layout.left * scale, this.height / 2 - ((layout.top + layout.bottom) / 2) * scale).scale(scale));
+    this.to(zoomIdentity.translate(MARGIN - layout.left * scale, this.height / 2 - ((layout.top + layout.bottom) / 2) * scale).scale(scale));
     this.touched = false;
   }
 
@@ -122,7 +121,7 @@ export class Scene {
     const k = 0.8;
     const high = (layout.bottom - layout.top) * k;
     const middle = high < this.height ? (layout.top + layout.bottom) / 2 : (layout.byId.get(ROOT)?.y ?? 0);
-    this.to(zoomIdentity.translate(22 - layout.left * k, this.height / 2 - middle * k).scale(k));
+    this.to(zoomIdentity.translate(MARGIN - layout.left * k, this.height / 2 - middle * k).scale(k));
     this.touched = false;
   }
 
