@@ -145,6 +145,22 @@ def test_the_page_comes_back_when_the_server_does(view: View, open_page: Open, t
         expect(page.get_by_test_id("panel")).to_contain_text("Branch 1")
 
 
+def test_a_branch_that_could_not_be_read_is_read_once_more_is_told(view: View, open_page: Open, tmp_path: Path):
+    tree = tree_of("p", ROWS[:2])
+    path = tmp_path / "run.jsonl"
+    with Journal(path) as journal:
+        journal.begin(tree)
+        write(journal, tree, "1")
+        address = view(path)
+        page = open_page(address, origin=address)
+        page.route("**/api/node?*", lambda route: route.abort())
+        click_node(page, "1")
+        expect(page.get_by_test_id("panel")).to_contain_text("the server does not answer")
+        page.unroute("**/api/node?*")
+        write(journal, tree, "2")
+        expect(page.get_by_test_id("text")).to_contain_text("text 0", timeout=60_000)
+
+
 def test_other_hosts_names_are_refused_and_unknown_branches_are_named(view: View, tmp_path: Path):
     tree = tree_of("p", ROWS[:2])
     with Journal(tmp_path / "run.jsonl") as journal:

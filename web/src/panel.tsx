@@ -3,7 +3,7 @@ import type { ComponentChildren } from "preact";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { type Problem, ROOT, shownStatus } from "./model";
 import { KIND_WORDS, STATUS_WORDS } from "./palette";
-import type { Source } from "./source";
+import { Refusal, type Source } from "./source";
 import { count, flat, LongText, many, marked, Said } from "./text";
 import { BranchText } from "./tokens";
 import type { Detail, Ended, TreeNode, Verdict } from "./types";
@@ -99,24 +99,41 @@ function Branch({ problem, version, node, source, onOpen }: { problem: Problem; 
   );
 }
 
+interface Found {
+  of: string;
+  detail: Detail | null;
+  failure: string;
+  unanswered: number | null; // the version at which it was asked for, where the server was not there
+}
+
+const NOTHING: Found = { of: "", detail: null, failure: "", unanswered: null };
+
 function useDetail(source: Source, problem: string, node: TreeNode, version: number): [Detail | null, string, () => void] {
-  const [found, setFound] = useState<{ of: string; detail: Detail | null; failure: string }>({ of: "", detail: null, failure: "" });
+  const [found, setFound] = useState<Found>(NOTHING);
   const [turn, setTurn] = useState(0);
   // What is told of a node changes with its status, its verdicts and notes: then it is read again.
   const state = `${problem}\n${node.id}\n${node.pending}`;
   const verdicts = `${node.status} ${Object.values(node.verifiers).join()} ${node.rollbacks}`;
-  void version;
   useEffect(() => {
     if (node.pending) return;
     let wanted = true;
     source.detail(problem, node.id).then(
-      (detail) => wanted && setFound({ of: state, detail, failure: "" }),
-      (error: unknown) => wanted && setFound({ of: state, detail: null, failure: error instanceof Error ? error.message : String(error) }),
+      (detail) => wanted && setFound({ ...NOTHING, of: state, detail }),
+      (error: unknown) => {
+        const gone = error instanceof Refusal && (error.status === 0 || error.status === 503);
+        if (wanted) setFound({ of: state, detail: null, failure: error instanceof Error ? error.message : String(error), unanswered: gone ? version : null });
+      },
     );
     return () => {
       wanted = false;
     };
   }, [source, state, verdicts, turn]);
+  useEffect(() => {
+    // Something was told since: the server is there again.
+    if (found.of !== state || found.unanswered === null || found.unanswered === version) return;
+    setFound(NOTHING);
+    setTurn((now) => now + 1);
+  }, [found, version]);
   return found.of === state ? [found.detail, found.failure, () => setTurn(turn + 1)] : [null, "", () => setTurn(turn + 1)];
 }
 
