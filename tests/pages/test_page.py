@@ -95,6 +95,22 @@ def test_what_is_typed_while_a_problem_is_sent_stays(server: Running, open_page:
     expect(page.get_by_test_id("prompt")).to_have_value("the next")
 
 
+def test_a_list_of_runs_that_comes_late_does_not_replace_a_newer_one(server: Running, open_page: Open):
+    page = open_page(server.url, origin=server.url)
+    expect(page.get_by_test_id("model")).to_have_text("countdown")
+    held: list[Any] = []
+    page.route("**/v1/runs", lambda route: route.fallback() if held else held.append(route))
+    page.reload()
+    expect(page.get_by_test_id("model")).to_have_text("countdown")
+    ask(page, PUZZLE)
+    expect(page.get_by_test_id("standing")).to_have_text("verified", timeout=60_000)
+    expect(page.get_by_test_id("run-row").first).to_contain_text("✓ verified")
+    with page.expect_response("**/v1/runs"):
+        held[0].fulfill(json={"data": []})
+    page.evaluate("async () => { for (let n = 2; n; n -= 1) await new Promise(requestAnimationFrame); }")
+    expect(page.get_by_test_id("run-row").first).to_contain_text("✓ verified")
+
+
 def test_what_was_chosen_is_what_is_run(server: Running, open_page: Open):
     page = open_page(server.url, origin=server.url)
     page.get_by_test_id("settings-toggle").click()

@@ -69,6 +69,7 @@ function Page() {
   const [keys, setKeys] = useState(false);
   const [list, setList] = useState(false);
   const searchInput = useRef<HTMLInputElement>(null);
+  const lists = useRef({ asked: 0, shown: 0 }); // of runs: an answer may come after that to a later request
   const problem = current ? [...current.run.problems.values()][0] : undefined;
 
   /** Do something with the server; what it refuses is said, and a missing key is asked for. */
@@ -81,7 +82,15 @@ function Page() {
     }
   }, []);
 
-  const refresh = useCallback(() => attempt(async () => setRows((await ask<{ data: RunRow[] }>(RUNS, key)).data)), []);
+  const refresh = useCallback(() => {
+    const turn = (lists.current.asked += 1);
+    return attempt(async () => {
+      const { data } = await ask<{ data: RunRow[] }>(RUNS, key);
+      if (turn < lists.current.shown) return;
+      lists.current.shown = turn;
+      setRows(data);
+    });
+  }, []);
   const begin = useCallback(
     () =>
       attempt(async () => {
