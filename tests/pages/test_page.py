@@ -111,6 +111,19 @@ def test_a_list_of_runs_that_comes_late_does_not_replace_a_newer_one(server: Run
     expect(page.get_by_test_id("run-row").first).to_contain_text("✓ verified")
 
 
+def test_a_list_of_runs_that_could_not_be_read_is_told_until_it_is(slow: LocalDecoder, open_page: Open):
+    with running(setup_of(slow, slow.tokens, limits=Limits(max_tokens=100_000), defaults=many())) as up:
+        page = open_page(up.url, origin=up.url)
+        ask(page, "w1 w2 w3 .")
+        expect(page.get_by_test_id("run-row")).to_contain_text("running", timeout=30_000)
+        page.route("**/v1/runs", lambda route: route.abort())
+        expect(page.get_by_test_id("error")).to_contain_text("does not answer")  # it is read every few seconds
+        page.unroute("**/v1/runs")
+        expect(page.get_by_test_id("error")).to_have_count(0)
+        page.get_by_test_id("stop").click()
+        expect(page.get_by_test_id("standing")).to_have_text("not verified", timeout=30_000)
+
+
 def test_what_was_chosen_is_what_is_run(server: Running, open_page: Open):
     page = open_page(server.url, origin=server.url)
     page.get_by_test_id("settings-toggle").click()

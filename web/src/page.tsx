@@ -34,6 +34,12 @@ const key: Key = () => {
 /** The run that the page's address names. */
 const named = (): string | null => new URLSearchParams(location.hash.slice(1)).get("run");
 
+interface Failed {
+  text: string;
+  until: number | null;
+  passing?: boolean; // told until the list of runs can be read again
+}
+
 interface Current {
   id: string;
   run: Run;
@@ -62,7 +68,7 @@ function Page() {
   const [stream, setStream] = useState<StreamState | null>(null);
   const [version, setVersion] = useState(0);
   const [opened, setOpened] = useState<Chosen | null>(null);
-  const [failure, setFailure] = useState<{ text: string; until: number | null } | null>(null);
+  const [failure, setFailure] = useState<Failed | null>(null);
   const [asking, setAsking] = useState<(() => void) | null>(null); // for a key; what to do again once it is there
   const [busy, setBusy] = useState(false);
   const [view, setView] = useState<"tree" | "list">("tree");
@@ -73,12 +79,12 @@ function Page() {
   const problem = current ? [...current.run.problems.values()][0] : undefined;
 
   /** Do something with the server; what it refuses is said, and a missing key is asked for. */
-  const attempt = useCallback(async (what: () => Promise<void>) => {
+  const attempt = useCallback(async (what: () => Promise<void>, passing = false) => {
     try {
       await what();
     } catch (error) {
-      if (error instanceof Refusal && error.status === 401) setAsking(() => () => void attempt(what));
-      else setFailure(told(error));
+      if (error instanceof Refusal && error.status === 401) setAsking(() => () => void attempt(what, passing));
+      else setFailure({ ...told(error), passing });
     }
   }, []);
 
@@ -86,10 +92,11 @@ function Page() {
     const turn = (lists.current.asked += 1);
     return attempt(async () => {
       const { data } = await ask<{ data: RunRow[] }>(RUNS, key);
+      setFailure((now) => (now?.passing ? null : now));
       if (turn < lists.current.shown) return;
       lists.current.shown = turn;
       setRows(data);
-    });
+    }, true);
   }, []);
   const begin = useCallback(
     () =>
@@ -208,7 +215,7 @@ function Page() {
   );
 }
 
-function told(error: unknown): { text: string; until: number | null } {
+function told(error: unknown): Failed {
   if (!(error instanceof Refusal)) return { text: error instanceof Error ? error.message : String(error), until: null };
   if (error.status === 429) return { text: `The server is busy: ${error.message}`, until: Date.now() + 1000 * (error.retryAfter ?? 5) };
   if (error.status >= 500) return { text: `The server failed (${error.status}): ${error.message}`, until: null };
