@@ -38,6 +38,7 @@ def test_a_client_that_leaves_frees_its_slots(slow: LocalDecoder, stream: bool, 
         assert until(lambda: slow.in_flight > 0)
         leave(raw, abruptly=abruptly)
         assert until(lambda: slow.in_flight == 0)
+        assert until(lambda: server.service.running == 0)  # its slots are free before its end is written down
         (run,) = server.ask("GET", "/v1/runs").json()["data"]
         assert run["status"] == "done"
         assert run["reason"].startswith("stopped")
@@ -64,7 +65,7 @@ def test_many_that_leave_at_once_leave_nothing_behind(slow: LocalDecoder):
     with running(setup_of(slow, slow.tokens, limits=Limits(max_tokens=100_000))) as server:
         clients = [connect(server, stream=at % 2 == 0) for at in range(50)]
         assert until(lambda: server.service.running + server.service.waiting == 50)
-        assert slow.in_flight > 0
+        assert until(lambda: slow.in_flight > 0)
         for at, raw in enumerate(clients):
             leave(raw, abruptly=at % 3 != 0)
         assert until(lambda: server.service.running + server.service.waiting == 0)
