@@ -134,9 +134,13 @@ def test_progress_tells_of_every_branch(client: openai.OpenAI):
         elif told:
             events.append(told)
     assert events[0]["event"] == "index"
-    nodes = {event["data"]["node"]["id"] for event in events if event["event"] == "node"}
+    # What had happened before the stream was heard is in the index, and in no event.
+    (head,) = events[0]["data"]["problems"]
+    nodes = {node["id"] for node in head["nodes"]}
+    nodes |= {event["data"]["node"]["id"] for event in events if event["event"] == "node"}
     assert {"1", "2", "3", "4"} <= nodes
-    (ended,) = [e["data"]["ended"] for e in events if e["event"] == "problem" and e["data"]["ended"]]
+    heads = [head, *(event["data"] for event in events if event["event"] == "problem")]
+    (ended,) = [one["ended"] for one in heads if one["ended"]]
     assert ended["answer"] in texts
 
 
