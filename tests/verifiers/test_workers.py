@@ -41,6 +41,11 @@ TOY = """
             case "sleep":
                 time.sleep(payload["for"])
                 return {}
+            case "wait":
+                with Path(payload["begun"]).open("w"):
+                    pass
+                Path(payload["go"]).read_text()
+                return {}
             case "die":
                 os.kill(os.getpid(), signal.SIGKILL)
             case "die once":
@@ -88,6 +93,15 @@ def is_alive(pid: int) -> bool:
     return True
 
 
+def await_word(handle: int) -> None:
+    """Wait until a worker has written to the fifo that it has begun."""
+    poll = select.poll()
+    poll.register(handle, select.POLLIN)
+    assert poll.poll(LONG * 1000), "the worker has not begun"
+    assert os.read(handle, 5) == b"begun"
+    os.close(handle)
+
+
 def await_end(handle: int) -> None:
     """Wait until the process of a pidfd has ended."""
     poll = select.poll()
@@ -103,6 +117,24 @@ def run_script(path: Path, text: str, **options) -> subprocess.CompletedProcess[
 
 def echo(pool: WorkerPool, value: object) -> dict:
     return pool.call({"do": "echo", "value": value}, LONG)
+
+
+def both_pids(pool: WorkerPool, folder: Path) -> tuple[int, ...]:
+    """The two workers, once both are there: each has a call that waits for a word which comes when both have begun."""
+    begun, go = ([folder / f"{name}{n}" for n in range(2)] for name in ("begun", "go"))
+    for fifo in begun + go:
+        os.mkfifo(fifo)
+    with ThreadPoolExecutor(2) as threads:
+        asked = [{"do": "wait", "begun": str(begun[n]), "go": str(go[n])} for n in range(2)]
+        calls = [threads.submit(pool.call, one, LONG) for one in asked]
+        for fifo in begun:
+            fifo.read_bytes()
+        for fifo in go:
+            fifo.write_text("go")
+        assert [call.result(LONG) for call in calls] == [{}, {}]
+    pids = pool.pids()
+    assert len(pids) == 2
+    return pids
 
 
 def test_no_worker_starts_before_it_is_needed_and_an_idle_one_is_used_again(pool):
@@ -140,11 +172,8 @@ def test_a_worker_killed_in_mid_call_is_replaced_and_the_call_repeated(pool, tmp
     assert pool.pids() == (reply["pid"],)
 
 
-def test_workers_killed_while_idle_are_replaced(pool):
-    with ThreadPoolExecutor(2) as threads:
-        list(threads.map(lambda n: pool.call({"do": "sleep", "for": 0.3}, LONG), range(2)))
-    before = pool.pids()
-    assert len(before) == 2
+def test_workers_killed_while_idle_are_replaced(pool, tmp_path):
+    before = both_pids(pool, tmp_path)
     for pid in before:
         os.kill(pid, signal.SIGKILL)
     assert echo(pool, 2)["pid"] not in before, "the second attempt must not take another old worker"
@@ -156,11 +185,8 @@ def test_two_deaths_in_a_row_are_an_error_that_names_the_module(pool):
     assert echo(pool, 1)["value"] == 1
 
 
-def test_a_time_out_costs_its_worker_and_no_other(pool):
-    with ThreadPoolExecutor(2) as threads:
-        list(threads.map(lambda n: pool.call({"do": "sleep", "for": 0.3}, LONG), range(2)))
-    before = pool.pids()
-    assert len(before) == 2
+def test_a_time_out_costs_its_worker_and_no_other(pool, tmp_path):
+    before = both_pids(pool, tmp_path)
     with pytest.raises(WorkerTimeout, match=r"0\.2 s"):
         pool.call({"do": "hang"}, 0.2)
     (left,) = pool.pids()
@@ -236,11 +262,8 @@ def test_a_module_that_is_not_there_is_an_error():
         echo(WorkerPool("no_such_worker", 1), 1)
 
 
-def test_close_ends_every_worker_may_be_repeated_and_leaves_the_pool_usable(pool):
-    with ThreadPoolExecutor(2) as threads:
-        list(threads.map(lambda n: pool.call({"do": "sleep", "for": 0.3}, LONG), range(2)))
-    pids = pool.pids()
-    assert len(pids) == 2
+def test_close_ends_every_worker_may_be_repeated_and_leaves_the_pool_usable(pool, tmp_path):
+    pids = both_pids(pool, tmp_path)
     pool.close()
     pool.close()
     assert pool.pids() == ()
@@ -306,6 +329,8 @@ def test_a_payload_that_is_no_json_is_refused_and_costs_nothing(pool):
 def test_no_worker_outlives_a_parent_that_is_killed(toy, tmp_path, last, seconds):
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
+    # Open at both ends: a worker that waited for a reader might reach its limit, and leave none who writes.
+    told = os.open(fifo, os.O_RDWR)
     script = tmp_path / "script.py"
     script.write_text(
         textwrap.dedent(f"""
@@ -323,7 +348,7 @@ def test_no_worker_outlives_a_parent_that_is_killed(toy, tmp_path, last, seconds
     with subprocess.Popen([sys.executable, str(script), str(fifo)], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         worker = os.pidfd_open(int(parent.stdout.readline()))
-        assert fifo.read_text() == "begun"
+        await_word(told)
         parent.kill()
     await_end(worker)
 

@@ -109,10 +109,10 @@ def test_an_empty_batch_starts_no_worker(pool):
 def test_one_that_hangs_costs_its_own_outcome_only(pool, at):
     asked = echoes(*range(16))
     asked[at] = {"do": "hang"}
-    outcomes = pool.batch(asked, 1.0)
+    outcomes = pool.batch(asked, 3.0)  # what is right has so long, too
     assert [value(one) for one in outcomes] == [WorkerTimeout if n == at else n for n in range(16)]
-    assert "1 s" in str(outcomes[at].error)
-    assert outcomes[at].seconds >= 0.9
+    assert "3 s" in str(outcomes[at].error)
+    assert outcomes[at].seconds >= 2.9
 
 
 def test_one_whose_workers_die_costs_its_own_outcome_only(pool):
@@ -134,7 +134,8 @@ def test_a_worker_that_has_grown_answers_none_of_the_rest(pool):
     asked[1] = {"do": "grow"}
     outcomes = WorkerPool.batch(pool, asked, LONG)
     assert [value(one) for one in outcomes] == ["grown" if n == 1 else n for n in range(8)]
-    assert outcomes[1].reply["pid"] not in {one.reply["pid"] for one in outcomes[2:]}
+    # Of those in its own message; the same worker may have answered the other message before.
+    assert outcomes[1].reply["pid"] not in {one.reply["pid"] for one in outcomes[2:4]}
 
 
 def test_a_line_too_many_is_no_reply_to_any_request(pool):
