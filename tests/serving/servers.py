@@ -66,7 +66,13 @@ def running(setup: Setup, wrap: Callable[[Any], Any] = lambda app: app) -> Itera
     app = create_app(setup)
     made = listen("127.0.0.1", 0)
     ready = threading.Event()
-    config = uvicorn.Config(wrap(app), log_level="warning", access_log=False, timeout_graceful_shutdown=30)
+    config = uvicorn.Config(
+        wrap(app),
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=30,
+        timeout_keep_alive=int(PATIENCE),  # a client may use a connection again just as it is closed
+    )
     server = _Server(config, app, ready.set)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [made]})
     thread.start()

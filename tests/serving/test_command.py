@@ -59,7 +59,9 @@ def test_it_serves_until_it_is_told_to_end(tmp_path: Path, end: signal.Signals):
             runs.append(reply.json()["led"]["run"])
         refused = httpx2.post(f"{told['url']}/v1/chat/completions", json=asked(), timeout=PATIENCE)
         assert refused.status_code == 401
-        settings = httpx2.get(f"{told['url']}/v1/settings", headers={"Authorization": "Bearer from-a-file"})
+        settings = httpx2.get(
+            f"{told['url']}/v1/settings", headers={"Authorization": "Bearer from-a-file"}, timeout=PATIENCE
+        )
         assert settings.json()["limits"]["branches"] == 9
         process.send_signal(end)
         assert process.wait(PATIENCE) == 0

@@ -102,6 +102,7 @@ def test_a_run_goes_on_without_its_client_and_is_stopped_when_told(slow: LocalDe
 def test_what_waits_is_stopped_before_it_is_begun(slow: LocalDecoder):
     with running(setup_of(slow, slow.tokens)) as server:
         runs = [begin(server, "w1 w2", max_tokens=8000) for _ in range(10)]
+        assert until(lambda: status(server, runs[0]) == "running")
         waiting = next(run for run in runs if status(server, run) == "queued")
         server.ask("DELETE", f"/v1/runs/{waiting}")
         assert until(lambda: status(server, waiting) == "done")
