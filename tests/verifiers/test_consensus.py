@@ -57,7 +57,7 @@ def told(verifier: Consensus, branches: Sequence[Branch]) -> list[tuple[str, flo
 
 def test_equal_answers_are_one_group_however_they_are_written(workers: WorkerPool) -> None:
     answers = ["1/2", "x+1", "0.5", None, r"\frac{1}{2}", "1+x", "2", "", r"(3, \frac{\pi}{2})", "2.00", r"(3,\pi/2)"]
-    assert equivalence_groups(answers, pool=workers).groups == ((0, 2, 4), (1, 5), (6, 9), (8, 10))
+    assert equivalence_groups(answers, seconds=60.0, pool=workers).groups == ((0, 2, 4), (1, 5), (6, 9), (8, 10))
 
 
 @given(st.lists(st.one_of(st.none(), st.integers(-20, 20)), max_size=20), st.data())
@@ -126,7 +126,7 @@ def test_answers_are_found_as_math_answer_finds_them(workers: WorkerPool) -> Non
         r"cut off \boxed{1",
         "That makes 4 in all.",
     ]
-    found = final_answers(texts, pool=workers)
+    found = final_answers(texts, seconds=60.0, pool=workers)
     assert found.answers == (r"\frac{1}{2}", "18", None, "4")
     assert found.faults == {}
 
