@@ -7,6 +7,7 @@ here needs a lock.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -290,6 +291,14 @@ class Loop:
         for run in list(self.runs.values()):
             self._over(run)
             self._finish(run)
+
+    def last_orders(self) -> None:
+        """Carry out what was posted and has not been; for who receives nothing any more."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                arrival = self.inbox.get_nowait()
+                if not isinstance(arrival, tuple):
+                    arrival()
 
     def _patience(self) -> float | None:
         if not self.runs:

@@ -106,7 +106,7 @@ class Service:
         self._live: dict[str, Served] = {}
         self._kept: OrderedDict[str, Served] = OrderedDict()
         self._lock = threading.Lock()  # over the three above
-        self._draining = self._closing = False
+        self._draining = self._closing = self._left = False
         self._thread = start_thread("led-serving", self._work)
         ask_at_exit(self._ask_to_end)
 
@@ -231,7 +231,7 @@ class Service:
 
     async def read(self, run: Served, get: Callable[[], Read]) -> Read:
         """Read from a tree: in the thread that writes it, or aside where nobody does any more."""
-        if run.solution is not None or self.broken is not None:
+        if run.solution is not None or self._left:
             return await asyncio.to_thread(get)
         answer: asyncio.Future[Read] = self._aio.create_future()
 
@@ -244,6 +244,9 @@ class Service:
                 self._tell(partial(_settle, answer, found, None))
 
         self._loop.post(answer_it)
+        if self._left:  # it may have come too late to be carried out
+            answer.cancel()
+            return await asyncio.to_thread(get)
         return await answer
 
     async def close(self) -> None:
@@ -264,18 +267,24 @@ class Service:
 
     def _work(self) -> None:
         try:
-            while True:
-                self._loop.propose()
-                self._begin()
-                for solution in self._loop.take_done():
-                    self._end(solution)
-                if self._closing and not self._live and not self._waiting:
-                    return
-                # What waits has no place: it comes with a run's end, or with a cluster's next decoder.
-                self._loop.receive(_LOOK if self._waiting else None)
+            self._search()
         except Exception as error:  # noqa: BLE001 - nobody may wait for a thread that is gone
             _log.exception("the search has failed")
             self._break(f"{type(error).__name__}: {error}")
+        finally:
+            self._left = True  # before the last look: who posts after it sees this
+            self._loop.last_orders()
+
+    def _search(self) -> None:
+        while True:
+            self._loop.propose()
+            self._begin()
+            for solution in self._loop.take_done():
+                self._end(solution)
+            if self._closing and not self._live and not self._waiting:
+                return
+            # What waits has no place: it comes with a run's end, or with a cluster's next decoder.
+            self._loop.receive(_LOOK if self._waiting else None)
 
     def _begin(self) -> None:
         """Begin what waits, the oldest first, as long as there is room."""

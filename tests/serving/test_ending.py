@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from led_agent.loop import Loop
 from led_agent.serving.app import Setup
 from led_agent.serving.limits import Limits
 from led_agent.serving.run import is_loopback, listen
-from tests.serving.servers import Running, asked, running, setup_of, until
+from tests.serving.servers import PATIENCE, Running, asked, running, setup_of, until
 
 
 def reply_to(server: Running, body: dict[str, Any], replies: list[httpx2.Response]) -> threading.Thread:
@@ -77,6 +78,35 @@ def test_a_search_that_fails_answers_everybody_and_says_so(
         assert "can't go on" in again.json()["error"]["message"]
         assert "the search has failed" in caplog.text
         assert until(lambda: slow.in_flight == 0)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_who_reads_a_run_as_the_search_fails_is_answered(
+    slow: LocalDecoder, monkeypatch: pytest.MonkeyPatch, late: bool
+):
+    """The question comes between the last look at what was asked and the thread's end, or after that."""
+    with running(setup_of(slow, slow.tokens, limits=Limits(max_tokens=100_000))) as server:
+        body = {"messages": [{"role": "user", "content": "w1 w2"}], "max_tokens": 50_000}
+        run = server.ask("POST", "/v1/runs", json=body).json()["id"]
+        assert until(lambda: slow.in_flight > 0)
+        failing, asked_it, real = threading.Event(), threading.Event(), Loop.post
+
+        def fail(_loop: Loop) -> None:
+            failing.set()
+            asked_it.wait(PATIENCE)
+            raise ZeroDivisionError("a bug")
+
+        def post(loop: Loop, order: Callable[[], None]) -> None:
+            if late:
+                asked_it.set()
+                server.service._thread.join(PATIENCE)
+            real(loop, order)
+            asked_it.set()
+
+        monkeypatch.setattr(Loop, "propose", fail)
+        assert failing.wait(PATIENCE)
+        monkeypatch.setattr(Loop, "post", post)
+        assert server.ask("GET", f"/v1/runs/{run}").json()["status"] == "done"
 
 
 def test_every_run_can_be_kept_in_a_journal(countdown: Setup, tmp_path: Path):
