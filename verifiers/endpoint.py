@@ -21,8 +21,9 @@ from led_agent.errors import MachineError, UsageError
 if TYPE_CHECKING:
     import httpx2
 
-__all__ = ["KEYS", "Endpoint", "Reply"]
+__all__ = ["CLOSED", "KEYS", "Endpoint", "Reply"]
 
+CLOSED = "the judge was closed before it had replied"
 KEYS = ("LED_AGENT_JUDGE_API_KEY", "OPENAI_API_KEY")  # environment variables, the first that is set counts
 _OPENAI = "api.openai.com"  # the second is for this host alone: a key is not shown to whoever speaks its language
 _LONGEST_REPLY = 4 * 2**20  # bytes
@@ -67,6 +68,7 @@ class Endpoint:
     seconds: float = 60.0
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
     _client: httpx2.Client | None = field(default=None, init=False, repr=False)
+    _closed: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         try:
@@ -87,7 +89,7 @@ class Endpoint:
         """The reply to one user message. What is worth it is tried once more: a connection that failed, 429, 5xx.
 
         Raises:
-            MachineError: no usable reply; the message names the URL and what it did.
+            MachineError: no usable reply; the message names the URL and what it did. Or this was closed.
         """
         body = {
             "model": self.model,
@@ -105,13 +107,22 @@ class Endpoint:
             raise MachineError(f"{self.shown} {error}, twice in a row") from error
 
     def close(self) -> None:
-        """Let go of its connections. Idempotent; asking again opens new ones."""
+        """Let go of its connections, for good: a request that goes on must open none that nobody closes. Idempotent."""
         with self._lock:
+            self._closed = True
             client, self._client = self._client, None
         if client is not None:
             client.close()
 
     def _ask_once(self, body: dict[str, Any]) -> Reply:
+        try:
+            return self._ask_open(body)
+        except Exception as error:
+            if self._closed:  # under way or before: a client that is closed says so in many ways
+                raise MachineError(CLOSED) from error
+            raise
+
+    def _ask_open(self, body: dict[str, Any]) -> Reply:
         import httpx2
 
         try:
@@ -150,6 +161,8 @@ class Endpoint:
         import httpx2
 
         with self._lock:
+            if self._closed:
+                raise MachineError(CLOSED)
             if self._client is None:
                 # Redirects aren't followed: a key is for the host that the user named.
                 self._client = httpx2.Client(timeout=self.seconds, follow_redirects=False)

@@ -13,7 +13,7 @@ import re
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from led_agent.errors import MachineError, UsageError
 from led_agent.models import is_embedded
 from led_agent.protocols import BranchDone, DecodeEvent, Decoder
 from led_agent.types import Branch, DecodeRequest, Decoding, Problem, Verdict, VerdictStatus
-from led_agent.verifiers.endpoint import Endpoint, Reply
+from led_agent.verifiers.endpoint import CLOSED, Endpoint, Reply
 
 __all__ = ["RUBRIC", "Judge", "judge"]
 
@@ -317,11 +317,30 @@ class _Remote:
     def replies(self, prompts: Sequence[str]) -> list[Reply | Verdict]:
         if len(prompts) == 1:  # the caller's thread may wait as well as another
             return [self._reply(prompts[0])]
-        return list(self._pool.map(self._reply, prompts))
+        waiting = [self._begin(prompt) for prompt in prompts]
+        try:
+            return [self._await(one) for one in waiting]
+        finally:  # Ctrl-C, for one: what has not begun is dropped
+            for one in waiting:
+                one.cancel()
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._endpoint.close()
+
+    def _begin(self, prompt: str) -> Future[Reply | Verdict]:
+        try:
+            return self._pool.submit(self._reply, prompt)
+        except RuntimeError:  # it was shut down
+            dropped: Future[Reply | Verdict] = Future()
+            dropped.cancel()
+            return dropped
+
+    def _await(self, waiting: Future[Reply | Verdict]) -> Reply | Verdict:
+        try:
+            return waiting.result()
+        except CancelledError:
+            return Verdict(status="error", reason=CLOSED)
 
     def _reply(self, prompt: str) -> Reply | Verdict:
         try:
@@ -373,7 +392,7 @@ class _Local:
     def _await(self, waiting: _Waiting) -> Reply | Verdict:
         while not waiting.done.wait(_POLL):
             if self._closed.is_set():
-                return Verdict(status="error", reason="the judge was closed before it had replied")
+                return Verdict(status="error", reason=CLOSED)
         return waiting.result
 
 

@@ -370,6 +370,37 @@ def test_a_server_that_does_not_answer_costs_its_time_limit_once(server: Server)
     assert "did not answer within 0.1 s" in found.reason
 
 
+@pytest.mark.parametrize("branches", [1, 3])
+def test_a_judge_that_is_closed_before_it_has_asked_asks_nobody(
+    server: Server, monkeypatch: pytest.MonkeyPatch, branches: int
+):
+    verifier = judge("big", url=server.url)
+    remote = type(verifier._replier())
+    replies = remote.replies
+
+    def closed_before(self: Any, prompts: Any) -> Any:
+        verifier.close()
+        return replies(self, prompts)
+
+    monkeypatch.setattr(remote, "replies", closed_before)
+    found = verifier.batch([(PROBLEM, Branch(text=f"4{n}")) for n in range(branches)])
+    assert [(one.status, "closed" in one.reason) for one in found] == [("error", True)] * branches
+    assert server.seen == []
+
+
+def test_a_judge_that_is_closed_as_it_asks_says_so_of_every_answer(server: Server, waits: list[float]):
+    verifier = judge("big", url=server.url, batch_size=1)
+
+    def script(prompt: str) -> Answer:
+        verifier.close()
+        return completion(grading("8")(prompt))
+
+    server.script = script
+    found = verifier.batch([(PROBLEM, Branch(text=f"4{n}")) for n in range(3)])
+    assert [(one.status, "closed" in one.reason) for one in found] == [("error", True)] * 3
+    assert (len(server.seen), waits) == (1, [])
+
+
 def test_a_reply_that_drips_is_as_late_as_none(server: Server, monkeypatch: pytest.MonkeyPatch):
     clock = iter(range(0, 10**6, 40))
     monkeypatch.setattr(endpoint, "_clock", lambda: float(next(clock)))
