@@ -119,6 +119,7 @@ class _Cell:
     def __init__(self, tier: Tier) -> None:
         self.tier = tier
         self._zygotes: dict[Literal["program", "tests"], Zygote] = {}
+        self._stopped = False
 
     def zygote(self, role: Literal["program", "tests"]) -> Zygote:
         found = self._zygotes.get(role)
@@ -126,8 +127,10 @@ class _Cell:
             return found
         if found is not None:
             found.kill()
-        self._zygotes[role] = Zygote(self.tier, role)
-        return self._zygotes[role]
+        made = self._zygotes[role] = Zygote(self.tier, role)
+        if self._stopped:  # while it started, so that it was not there yet to be ended
+            raise Broken("the sandbox was closed while it started")
+        return made
 
     def kill(self) -> None:
         for zygote in self._zygotes.values():
@@ -136,6 +139,7 @@ class _Cell:
 
     def stop(self) -> None:
         """From any thread: end what runs; the thread that uses the cell sees it break, and kills it."""
+        self._stopped = True
         for zygote in list(self._zygotes.values()):
             zygote.stop()
 
