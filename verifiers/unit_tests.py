@@ -61,6 +61,7 @@ class _Judged:
     reason: str
     passed: int = 0
     total: int = 0
+    late: bool = False  # whether a run reached its time limit: on a busy machine it might not have
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,7 @@ class _Runner:
             ended = _ended(called.outcome, self.limits) if called.outcome.why != "ended" else None
             label, why = told[-1]
             told[-1] = (label, why or f"{ended or 'it wrote what is no result'} besides")
-        return self._counted(told, called.outcome)
+        return self._counted(told, late=called.outcome.why == "timeout")
 
     def _compared(self, case: CallCase, called: Called, at: int) -> str | None:
         """Why a case fails, or None."""
@@ -257,10 +258,11 @@ class _Runner:
 
     def _printed(self, problem: Problem, cases: tuple[StdinCase, ...], program: Program) -> _Judged:
         told: list[tuple[str, str | None]] = []
-        outcome: Outcome | None = None
+        late = False
         for case in cases:
             printed = self.sandbox.program(program, case.stdin, self.limits, problem.entry_point)
             outcome = printed.outcome
+            late |= outcome.why == "timeout"
             if printed.missing is not None:
                 return _no_such(printed.missing)
             why = _ended(outcome, self.limits) if outcome.why != "ended" else None
@@ -273,9 +275,9 @@ class _Runner:
             if why is not None and not self.verifier.partial:
                 told += [("", "not run")] * (len(cases) - len(told))
                 break
-        return self._counted(told, outcome)
+        return self._counted(told, late=late)
 
-    def _counted(self, told: list[tuple[str, str | None]], outcome: Outcome | None) -> _Judged:
+    def _counted(self, told: list[tuple[str, str | None]], *, late: bool) -> _Judged:
         total = len(told)
         failing = [(at, label, why) for at, (label, why) in enumerate(told, 1) if why is not None]
         if not failing:
@@ -283,15 +285,17 @@ class _Runner:
         at, label, why = failing[0]
         if self._wants_files(why):
             return self._unsupported_files(why)
-        return _Judged("rejected", f"test {at} of {total}: {label}: {why}", total - len(failing), total)
+        return _Judged("rejected", f"test {at} of {total}: {label}: {why}", total - len(failing), total, late)
 
     # --- tests: in a process of their own ----------------------------------------------------------------------
 
     def _examined(self, problem: Problem, tests: TestSource, program: Program) -> _Judged:
         examined = self.sandbox.tests(program, tests.source, self.limits, **self._asked(problem))
         said = examined.said
+        late = any(ended is not None and ended.why == "timeout" for ended in (examined.program, examined.tests))
         if said is None:
-            return _Judged("rejected", f"the tests did not end: {_ended(examined.tests, self.limits) or 'no verdict'}")
+            ended = _ended(examined.tests, self.limits) or "no verdict"
+            return _Judged("rejected", f"the tests did not end: {ended}", late=late)
         if "unsupported" in said:
             return _Judged("abstained", f"unsupported: {said['unsupported']}")
         if "failed" in said:
@@ -300,9 +304,8 @@ class _Runner:
             return _no_such(said["missing"])
         passed, total = int(said["passed"]), max(int(said["total"]), 1)
         if "gone" in said:
-            return _Judged(
-                "rejected", f"{self._gone(said, examined)} ({passed} of {total} tests passed)", passed, total
-            )
+            told = f"{self._gone(said, examined)} ({passed} of {total} tests passed)"
+            return _Judged("rejected", told, passed, total, late)
         if said["first"] is not None:
             if self._wants_files(said["first"]):
                 return self._unsupported_files(said["first"])
@@ -327,14 +330,17 @@ class _Runner:
     # --- what is wrong with the tests --------------------------------------------------------------------------
 
     def _fault(self, problem: Problem, tests: Cases | TestSource) -> str | None:
-        """Why the tests don't count, found out once a problem; None where they do."""
+        """Why the tests don't count, found out once a problem; None where they do. That the problem's own solution was
+        too late is found out anew: it may have been the machine."""
         if not self.verifier.check_tests and not isinstance(problem.metadata.get("solution"), str):
             return None
         key = (problem.digest, repr((problem.tests, problem.entry_point, problem.metadata.get("solution"))))
         with self._lock:
             if key in self._faults:
                 return self._faults[key]
-        fault = self._reference_fault(problem, tests)
+        fault, late = self._reference_fault(problem, tests)
+        if late:
+            return fault
         if fault is None and self.verifier.check_tests and isinstance(tests, TestSource):
             fault = self._stub_fault(problem, tests)
         with self._lock:
@@ -343,14 +349,15 @@ class _Runner:
                 self._faults.popitem(last=False)
         return fault
 
-    def _reference_fault(self, problem: Problem, tests: Cases | TestSource) -> str | None:
+    def _reference_fault(self, problem: Problem, tests: Cases | TestSource) -> tuple[str | None, bool]:
+        """Why the tests fail on the problem's own solution, or None; and whether that came of a time limit."""
         reference = problem.metadata.get("solution")
         if not isinstance(reference, str) or not reference.strip():
-            return None
+            return None, False
         judged = self._run(problem, tests, reference)
         if judged.status != "rejected":
-            return None
-        return f"the tests fail on the problem's own solution, so they prove nothing: {judged.reason}"
+            return None, False
+        return f"the tests fail on the problem's own solution, so they prove nothing: {judged.reason}", judged.late
 
     def _stub_fault(self, problem: Problem, tests: TestSource) -> str | None:
         stubs: tuple[tuple[Any, str], ...] = (

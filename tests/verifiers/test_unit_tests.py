@@ -15,6 +15,7 @@ import textwrap
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import date, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -216,6 +217,40 @@ def test_tests_that_fail_on_the_reference_are_an_error(verifier):
     assert (told.status, "own solution" in told.reason, "add(1, 2) == 4" in told.reason) == ("error", True, True)
     assert judge(verifier, ADD, "assert add(1, 2) == 3", metadata={"solution": ADD}).status == "accepted"
     assert judge(verifier, ADD, "assert 1 == 1").status == "error"
+
+
+def late(found: Any) -> Any:
+    """The same run, had it reached its time limit before anything came of it."""
+    if isinstance(found, sandbox.Examined):
+        return replace(found, said=None, tests=replace(found.tests, why="timeout"))
+    ended = replace(found.outcome, why="timeout")
+    nothing = {"replies": ()} if isinstance(found, sandbox.Called) else {"text": ""}
+    return replace(found, outcome=ended, **nothing)
+
+
+@pytest.mark.parametrize(
+    ("way", "tests", "reference"),
+    [
+        ("calls", [call(3, 1, 2)], ADD),
+        ("program", [{"stdin": "1", "stdout": "1"}], "print(input())"),
+        ("tests", "assert add(1, 2) == 3", ADD),
+    ],
+)
+def test_a_reference_that_was_late_once_is_asked_again(verifier, monkeypatch, way, tests, reference):
+    box = verifier._runner.sandbox
+    running, runs = getattr(box, way), []
+
+    def run(*args: Any, **options: Any) -> Any:
+        runs.append(running(*args, **options))
+        return late(runs[0]) if len(runs) == 1 else runs[-1]
+
+    monkeypatch.setattr(box, way, run)
+    asked = {"metadata": {"solution": reference}, "prompt": f"late in {way}"}
+    entry = "add" if way == "calls" else None
+    first, *after = (judge(verifier, reference, tests, entry, **asked) for _ in range(3))
+    assert (first.status, "was not done within" in first.reason) == ("error", True)
+    assert [told.status for told in after] == ["accepted", "accepted"]
+    assert len(runs) == 1 + 2 + 1  # the reference twice, and what is right twice
 
 
 # --- the verifier as an object ---------------------------------------------------------------------------------------
