@@ -293,6 +293,8 @@ def _examined(cell: _Cell, program: Program | Stub, asked: dict[str, Any], limit
         judged = _standing(examiner.outcome(longer))
         under_test.cancel()
         ended = _standing(under_test.outcome(limits))
+        if judged.why == "timeout" and ended.entered > judged.entered + longer.seconds - limits.seconds:
+            raise Broken("the program's process started so late that its tests ended before its time was up")
     return Examined(_account(judged.result, nonce), ended, judged)
 
 

@@ -28,7 +28,7 @@ __all__ = ["Broken", "Limits", "Outcome", "Zygote"]
 
 Why = Literal["ended", "crashed", "timeout", "output", "threads", "files", "cancelled"]
 _START = 60.0  # seconds for Python to start and import, on a machine that is busy
-_GRACE = 10.0  # seconds after a run's limit until the zygote itself counts as stuck
+_GRACE = 20.0  # seconds after a run's limit until the zygote itself counts as stuck; half of them are for its start
 _CHUNK = 1 << 18
 
 
@@ -41,7 +41,7 @@ class Limits:
     """What one process may use.
 
     Attributes:
-        seconds: Wall-clock time; as much of processor time, rounded up, and one more.
+        seconds: Wall-clock time from when the walls stand; as much of processor time, rounded up, and one more.
         memory_mb: Address space, in MiB.
         file_mb: Size of one file, in MiB; the scratch folder holds 16 MiB in all.
         open_files: Open files.
@@ -70,6 +70,7 @@ class Outcome:
         output: What it wrote to standard output: anything.
         seconds: Wall-clock time.
         peak_kb: Its largest resident memory, in KiB.
+        entered: When its walls stood and its clock began, in ``time.monotonic()``'s seconds; 0 where they never did.
     """
 
     why: Why
@@ -78,6 +79,7 @@ class Outcome:
     output: bytes
     seconds: float
     peak_kb: int
+    entered: float = 0.0
 
 
 class Zygote:
@@ -176,7 +178,8 @@ class Zygote:
         frame, payload = self._read(time.monotonic() + limits.seconds + _GRACE)
         cut = frame["sizes"][0]
         self.worn |= not frame["clean"]
-        return Outcome(frame["why"], frame["signal"], payload[:cut], payload[cut:], frame["seconds"], frame["peak_kb"])
+        told = {name: frame[name] for name in ("why", "signal", "seconds", "peak_kb", "entered")}
+        return Outcome(result=payload[:cut], output=payload[cut:], **told)
 
     def cancel(self) -> None:
         """End the run that is on, if one is; its outcome is still to be taken."""

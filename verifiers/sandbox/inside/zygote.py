@@ -39,6 +39,7 @@ __all__ = ["main"]
 
 Job = dict[str, Any]
 _TICK = 0.02  # seconds between two looks at a run's threads and the parent
+_ENTER = 10.0  # seconds for a fork to stand behind its walls, before which nothing of the program can run
 _CHUNK = 1 << 16
 _LONGEST_FRAME = 64 << 20
 _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38
@@ -243,10 +244,12 @@ class _Run:
         self._asked, self._link, self._walls, self._control, self._parent = asked, link, walls, control, parent
         self._result, self._output = result, output
         self._why: str | None = None
+        self._entered = 0.0  # when its walls were seen to stand
+        self._begun = time.monotonic()
+        self._deadline = self._begun + _ENTER
 
     def outcome(self) -> Job:
         """How it ended. What it wrote to its result pipe and to standard output is in the buffers."""
-        begun = time.monotonic()
         result, result_end = os.pipe()
         output, output_end = os.pipe() if self._asked["kind"] == "program" else (-1, -1)
         pid = os.fork()
@@ -257,7 +260,7 @@ class _Run:
                 os.close(fd)
         pipes = {result: self._result} | ({output: self._output} if output >= 0 else {})
         try:
-            status, usage = self._watch(pid, pipes, begun + self._asked["seconds"])
+            status, usage = self._watch(pid, pipes)
         finally:
             for fd in pipes:
                 os.close(fd)
@@ -265,7 +268,8 @@ class _Run:
         return {
             "why": self._why or ("crashed" if signalled else "ended"),
             "signal": signalled,
-            "seconds": time.monotonic() - begun,
+            "seconds": time.monotonic() - self._begun,
+            "entered": self._entered,
             "peak_kb": usage.ru_maxrss,
             "clean": self._cleaned(),
         }
@@ -318,7 +322,7 @@ class _Run:
 
     # In the zygote.
 
-    def _watch(self, pid: int, pipes: dict[int, _Buffer], deadline: float) -> tuple[int, Any]:
+    def _watch(self, pid: int, pipes: dict[int, _Buffer]) -> tuple[int, Any]:
         """Read its pipes until it has ended, or until it is ended for a reason."""
         poll = select.poll()
         for fd in pipes:
@@ -328,12 +332,10 @@ class _Run:
             poll.register(watched, select.POLLIN)
         try:
             while True:
-                wait = min(_TICK, max(0.0, deadline - time.monotonic()))
+                wait = min(_TICK, max(0.0, self._deadline - time.monotonic()))
                 for fd, _ in poll.poll(wait * 1000 if watched is not None else 2):
                     self._take(fd, pipes, poll)
-                if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None or self._over(
-                    pid, deadline
-                ):
+                if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None or self._over(pid):
                     _end_all(pid)
                     _, status, usage = os.wait4(pid, 0)
                     self._drain(pipes)
@@ -348,7 +350,9 @@ class _Run:
             unread = pipes[fd] is self._result and not self._result.size
             if not pipes[fd].read(fd):
                 poll.unregister(fd)
-            elif unread:  # its process has read the request's body, and what comes now is for us
+            elif unread:
+                self._start_clock()
+                # Its process has read the request's body, and what comes now is for us.
                 poll.register(self._control.fileno(), select.POLLIN)
         elif fd == self._control.fileno():
             job, _ = _receive(self._control)
@@ -356,11 +360,17 @@ class _Run:
             if job is None:
                 poll.unregister(fd)
 
-    def _over(self, pid: int, deadline: float) -> bool:
+    def _start_clock(self) -> None:
+        """The first byte has come: from now on the program can run, and no longer than its limit. Where this process
+        was itself held up, the program may have run unseen: what is past the time for its start counts as its own."""
+        self._entered = time.monotonic()
+        self._deadline = min(self._entered, self._begun + _ENTER) + self._asked["seconds"]
+
+    def _over(self, pid: int) -> bool:
         """Whether the run is to be ended now; ``_why`` says why."""
         if self._why is None and max(self._result.size, self._output.size) > self._asked["output_bytes"]:
             self._why = "output"
-        if self._why is None and time.monotonic() >= deadline:
+        if self._why is None and time.monotonic() >= self._deadline:
             self._why = "timeout"
         if self._why is None and _threads(pid) > self._asked["threads"]:
             self._why = "threads"
