@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from led_agent.errors import UsageError
 from led_agent.verifiers import sandbox
-from led_agent.verifiers.sandbox import Report, Sandbox, SandboxUnavailable, open_sandbox, probes, tiers
+from led_agent.verifiers.sandbox import Broken, Report, Sandbox, SandboxUnavailable, open_sandbox, probes, tiers
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +89,42 @@ def test_what_fails_is_not_remembered(cache, monkeypatch):
     monkeypatch.setattr(probes, "missing", lambda tier: None)
     assert not probes.probe("A").available
     assert not cache.exists()
+
+
+@pytest.mark.parametrize("how", ["broken", "late"])
+def test_a_tier_that_a_busy_machine_could_not_try_is_tried_again(monkeypatch, how):
+    monkeypatch.setattr(probes, "_PROGRAMS", {})
+    calls, asked = Sandbox.calls, []
+
+    def starved(*args: Any) -> Any:
+        asked.append(calls(*args))
+        if len(asked) > 1:
+            return asked[-1]
+        if how == "broken":
+            raise Broken("the sandbox is stuck: no reply in time")
+        return replace(asked[0], replies=(), outcome=replace(asked[0].outcome, why="timeout"))
+
+    monkeypatch.setattr(Sandbox, "calls", starved)
+    assert sandbox.chosen("B") is None
+    assert sandbox.chosen("B") == "B"
+    tried = len(asked)
+    assert sandbox.chosen("B") == "B"  # and that is remembered
+    assert len(asked) == tried
+
+
+def test_a_wall_that_is_missing_is_not_looked_for_again(monkeypatch, counted):
+    monkeypatch.setattr(probes, "_PROGRAMS", {"leaky": "def probe(*_): return ['out']"})
+    assert sandbox.chosen("B") is sandbox.chosen("B") is None
+    assert counted == ["B"]
+
+
+def test_a_leak_beside_a_probe_that_was_late_is_a_leak(monkeypatch):
+    late = probes._ENDLESS + "def probe(*_): pass"
+    monkeypatch.setattr(probes, "_PROGRAMS", {"leaky": "def probe(*_): return ['out']", "late": late})
+    report = probes.probe("B", cached=False)
+    assert failed(report) == {"leaky", "late"}
+    assert [one.name for one in report.probes if one.unsure] == ["late"]
+    assert not report.unsure
 
 
 # Only probes that leave nothing behind: without a wall, the others do what they try on this very machine.

@@ -52,7 +52,8 @@ def report(*, fresh: bool = False) -> list[Report]:
 
 def chosen(asked: Asked = "auto") -> Tier | None:
     """The tier that ``open_sandbox`` would take, or None where none holds."""
-    return next((tier for tier in _wanted(asked) if _report(tier).available), None)
+    found = _tried(asked)[-1]
+    return found.tier if found.available else None
 
 
 def check_tier(asked: str) -> None:
@@ -78,22 +79,32 @@ def open_sandbox(asked: Asked = "auto", *, size: int | None = None, unsafe: bool
         UsageError: a tier that there isn't, or a size below 1.
     """
     check_tier(asked)
-    tier = chosen(asked)
-    if tier is None and not unsafe:
-        why = "; ".join(f"{tier}: {_report(tier).reason}" for tier in _wanted(asked))
+    tried = _tried(asked)
+    holds = tried[-1].available
+    if not holds and not unsafe:
+        why = "; ".join(f"{one.tier}: {one.reason}" for one in tried)
         raise SandboxUnavailable(
             f"no sandbox holds on this machine, so no untrusted code is run ({why}). See `led-agent doctor`; on Linux "
             "install bubblewrap or a kernel with Landlock. unsafe_no_sandbox=True runs it all the same, at your risk"
         )
-    return Sandbox(tier or "none", size)
+    return Sandbox(tried[-1].tier if holds else "none", size)
 
 
-def _wanted(asked: Asked) -> tuple[Tier, ...]:
-    return TIERS if asked == "auto" else (asked,)
+def _tried(asked: Asked) -> list[Report]:
+    """Of the tiers that are wanted, those up to the first that holds."""
+    tried: list[Report] = []
+    for tier in TIERS if asked == "auto" else (asked,):
+        tried.append(_report(tier))
+        if tried[-1].available:
+            break
+    return tried
 
 
 def _report(tier: Tier, *, fresh: bool = False) -> Report:
     with _lock:
-        if fresh or tier not in _found:
-            _found[tier] = probe(tier, cached=not fresh)
-        return _found[tier]
+        if not fresh and tier in _found:
+            return _found[tier]
+        found = _found[tier] = probe(tier, cached=not fresh)
+        if found.unsure:
+            del _found[tier]  # a machine that is busy now is not busy for as long as this process lives
+        return found

@@ -34,21 +34,25 @@ _STUCK = Limits(seconds=0.3, memory_mb=256)
 
 @dataclass(frozen=True)
 class Probe:
-    """One probe and what came of it: ``detail`` is what leaked, or why it could not be tried."""
+    """One probe and what came of it: ``detail`` is what leaked, or why it could not be tried. ``unsure`` where another
+    try may tell otherwise: it had no time, or was not tried."""
 
     name: str
     passed: bool
     detail: str = ""
+    unsure: bool = False
 
 
 @dataclass(frozen=True)
 class Report:
-    """A tier on this machine. ``reason`` says why it is not available."""
+    """A tier on this machine. ``reason`` says why it is not available; ``unsure`` where that may be the machine's being
+    busy, and no wall that is missing."""
 
-    tier: str
+    tier: Tier
     available: bool
     reason: str
     probes: tuple[Probe, ...] = ()
+    unsure: bool = False
 
 
 # Every program defines probe(…) and returns a list of what it got away with. `attempt` is in front of each.
@@ -258,17 +262,20 @@ def _tried(tier: Tier) -> Report:
             found.append(_ran(sandbox, "work at all", _WORKING, canary))
             for name, source in _PROGRAMS.items():
                 if name in _HARMFUL and not all(one.passed for one in found):
-                    found.append(Probe(name, False, "not tried: a wall is missing, and it would do harm"))
+                    told = "not tried: a wall is missing, and it would do harm"
+                    found.append(Probe(name, False, told, unsure=True))
                 elif found[0].passed:
                     found.append(_ran(sandbox, name, source, canary))
         if found[0].passed:
             found += [_ended(sandbox), _apart(sandbox)]
     except Broken as error:
-        return Report(tier, False, str(error), tuple(found))
+        return Report(tier, False, str(error), tuple(found), unsure=all(one.passed or one.unsure for one in found))
     finally:
         sandbox.close()
-    leaks = [f"{one.name}: {one.detail}" for one in found if not one.passed]
-    return Report(tier, not leaks, "; ".join(leaks)[:2000], tuple(found))
+    failed = [one for one in found if not one.passed]
+    reason = "; ".join(f"{one.name}: {one.detail}" for one in failed)[:2000]
+    unsure = bool(failed) and all(one.unsure for one in failed)
+    return Report(tier, not failed, reason, tuple(found), unsure)
 
 
 @dataclass
@@ -333,8 +340,14 @@ def _canary() -> Iterator[_Canary]:
 def _ran(sandbox: Sandbox, name: str, source: str, canary: _Canary) -> Probe:
     arguments = [str(canary.folder), os.getpid(), *canary.arguments.get(name, [])]
     called = sandbox.calls(Program((_ATTEMPT + source,)), "probe", [Call.of(arguments, {})], _LIMITS)
-    leaks = _said(called) + canary.traces()
-    return Probe(name, not leaks, "; ".join(leaks)[:1000])
+    traces = canary.traces()
+    leaks = _said(called) + traces
+    return Probe(name, not leaks, "; ".join(leaks)[:1000], unsure=_starved(called) and not traces)
+
+
+def _starved(called: Called) -> bool:
+    """Whether it reached its time limit before it had said anything."""
+    return called.outcome.why == "timeout" and not called.replies
 
 
 def _said(called: Called) -> list[str]:
@@ -352,17 +365,18 @@ def _ended(sandbox: Sandbox) -> Probe:
     why = sandbox.calls(Program((_ENDLESS,)), "probe", [Call()], _STUCK).outcome.why
     after = sandbox.calls(Program(("def probe(): return []",)), "probe", [Call()], _LIMITS)
     leaks = ([] if why == "timeout" else [f"it {why}"]) + _said(after)
-    return Probe("end when told", not leaks, "; ".join(leaks))
+    return Probe("end when told", not leaks, "; ".join(leaks), unsure=why == "timeout" and _starved(after))
 
 
 def _apart(sandbox: Sandbox) -> Probe:
     """Tests in a process of their own accept what is right and nothing else."""
     tests = "assert add(1, 2) == 3"
     asked = {"entry": "add", "prelude": "", "partial": False}
-    good = sandbox.tests(Program(("def add(a, b): return a + b",)), tests, _LIMITS, **asked).said
-    bad = sandbox.tests(Program(("def add(a, b): return a - b",)), tests, _LIMITS, **asked).said
+    ran = [sandbox.tests(Program((f"def add(a, b): return a {sign} b",)), tests, _LIMITS, **asked) for sign in "+-"]
+    good, bad = (one.said for one in ran)
+    late = any("timeout" in (one.tests.why, one.program.why if one.program else "") for one in ran)
     held = good is not None and good["first"] is None and good["passed"] == 1 and bad is not None and bad["passed"] == 0
-    return Probe("tests apart", held, "" if held else f"right: {good}; wrong: {bad}"[:300])
+    return Probe("tests apart", held, "" if held else f"right: {good}; wrong: {bad}"[:300], unsure=late and not held)
 
 
 def _cache_file(tier: Tier) -> Path | None:
