@@ -47,10 +47,10 @@ def test_a_client_server_that_fails_is_asked_again(
 
 
 def test_one_that_fails_always_is_an_error_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    server = Server(monkeypatch, *[FAILED] * 5)
+    server = Server(monkeypatch, *[FAILED] * 9)
     with pytest.raises(MachineError, match=r"ray://head:10001 .*Starting Ray client server failed"):
         connect.connect(Cluster(address="ray://head:10001"))
-    assert server.said.count("init") == 3
+    assert server.said.count("init") == 6
 
 
 @pytest.mark.parametrize(
