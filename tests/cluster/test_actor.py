@@ -181,8 +181,9 @@ def test_a_second_attempt_grows_beside_a_first_that_is_being_ended(
     loaded: DecoderActor, alone: Callable[..., object]
 ) -> None:
     (asked,) = requests(1)
-    loaded.orders(0, new(asked))
-    loaded.orders(1, Orders(cancelled=[key(asked)], requests=[(asked, 2)]))
+    with loaded._lock:  # the first one doesn't end in between
+        loaded.orders(0, new(asked))
+        loaded.orders(1, Orders(cancelled=[key(asked)], requests=[(asked, 2)]))
     found = Driver(loaded).until_done(2)
     assert found[key(asked, 1)].finish == "cancelled"
     assert [found[key(asked, 2)].token_ids] == alone([asked])
@@ -299,8 +300,9 @@ def test_growth_of_a_branch_that_was_turned_back_is_told_too(loaded: DecoderActo
 
 def test_the_status_tells_what_goes_on(loaded: DecoderActor) -> None:
     asked = requests(6)
-    loaded.orders(0, new(*asked))
-    status = loaded.status()
+    with loaded._lock:  # none of them ends in between
+        loaded.orders(0, new(*asked))
+        status = loaded.status()
     assert status is not None
     assert (status.busy, status.waiting) == (4, 2)
     driver = Driver(loaded)

@@ -147,8 +147,11 @@ def test_a_look_at_the_clock_that_raises_leaves_nobody_waiting(dispatcher: Dispa
             raised.set()
             raise OSError("no clock")
 
+    def look_from_now_on() -> None:
+        dispatcher.tick = tick
+
     result = ask(dispatcher, REQUESTS[0])
-    dispatcher.tick = tick
+    inside(dispatcher, look_from_now_on)  # not before the request is there
     assert result.result(SOON).finish == "error"
     Machine(dispatcher)
     assert ask(dispatcher, REQUESTS[1]).result(SOON).finish == "eos"
@@ -190,7 +193,8 @@ def test_broken_ends_what_is_open_and_what_comes_later_with_the_reason(dispatche
 def test_closing_reports_everything_that_is_open_as_cancelled() -> None:
     dispatcher = Dispatcher()
     machine = Machine(dispatcher, slots=1, works=False)
-    results = [ask(dispatcher, request) for request in REQUESTS]
+    results: list[Future[Branch]] = []
+    inside(dispatcher, lambda: results.extend([ask(dispatcher, request) for request in REQUESTS]))  # in one turn
     assert machine.got.wait(SOON)
     dispatcher.close()
     assert {result.result(0).finish for result in results} == {"cancelled"}  # told before close() returned

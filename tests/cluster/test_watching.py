@@ -82,7 +82,10 @@ def test_metrics_are_exported_on_the_node(run: str) -> None:
     ours: list[str] = []
 
     def exported() -> bool:
-        lines = httpx2.get(address, timeout=10).text.splitlines()
+        try:
+            lines = httpx2.get(address, timeout=10).text.splitlines()
+        except httpx2.HTTPError:  # it is slow, or not there yet
+            return False
         ours[:] = [line for line in lines if re.match(r"ray_led_agent_\w+\{", line) and run in line]
         told = {line.partition("{")[0].removeprefix("ray_led_agent_"): float(line.split()[-1]) for line in ours}
         return wanted <= set(told) and told["branches_total"] == 8
