@@ -4,6 +4,8 @@ and another one joins. It prints one JSON object."""
 from __future__ import annotations
 
 import json
+import os
+import signal
 from typing import Any
 
 import ray
@@ -31,7 +33,11 @@ def main() -> None:
 
 def play(cluster: RayCluster, first: Any, local: Any) -> dict[str, Any]:
     def leave() -> None:
+        assert isinstance(search.decoder, ClusterDecoder)
+        (pid,) = [s.loaded.pid for s in search.decoder.crew.seats if s.node == first.node_id and s.loaded is not None]
+        os.kill(pid, signal.SIGSTOP)  # it takes seconds to remove a node, in which it would end what it holds
         cluster.remove_node(first, allow_graceful=False)
+        os.kill(pid, signal.SIGKILL)
         cluster.add_node(num_cpus=1, wait=False)
 
     with searching(cluster=cluster.address, observer=Once(leave)) as search:
