@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 import time
@@ -38,6 +39,8 @@ from led_agent.verifiers import (
 from led_agent.verifiers.named import parse_verifier
 from led_agent.verifiers.sandbox import SandboxUnavailable, chosen
 
+SLOWLY = 60.0  # seconds that a verifier may take for what it does in one: the processors may be busy
+SOON = 240  # seconds; nothing here takes so long unless it is broken
 SUM = Problem(prompt="What is 2 + 2?", answer="4")
 PUZZLE = Problem(prompt="Using the numbers [2, 3, 7], create an equation that equals 13.", answer="2*3+7")
 CODE = Problem(
@@ -61,13 +64,13 @@ def remote(*verifiers: Verifier, places: int | Sequence[Place] = 1, **more: Any)
 
 def through_pool(verifier: Verifier, problem: Problem, branches: Sequence[Branch]) -> list[Verdict]:
     """What a search would hear, but for the time that it took."""
-    pool = VerifierPool(4, 60.0)
+    pool = VerifierPool(4, SOON)
     try:
         if compares(verifier):
-            said = list(pool.compare(verifier, problem, branches).result(60))
+            said = list(pool.compare(verifier, problem, branches).result(SOON))
         else:
             futures = [pool.submit([verifier], problem, b) for b in branches]
-            said = [verdict for future in futures for verdict in future.result(60)]
+            said = [verdict for future in futures for verdict in future.result(SOON)]
     finally:
         pool.close()
     return [verdict.model_copy(update={"seconds": 0.0}) for verdict in said]
@@ -160,8 +163,8 @@ class Waits:
 
 
 def eventually(true: Callable[[], bool]) -> bool:
-    """Whether it comes true within a minute."""
-    end = time.monotonic() + 60
+    """Whether it comes true."""
+    end = time.monotonic() + SOON
     while not true():
         if time.monotonic() > end:
             return False
@@ -191,7 +194,8 @@ class Answered(threading.Thread):
             self.said = error
 
     def result(self) -> Any:
-        self.join(60)
+        self.join(SOON)
+        assert not self.is_alive(), "it was not answered"
         return self.said
 
 
@@ -199,10 +203,10 @@ class Answered(threading.Thread):
 
 
 ASKED: list[tuple[Verifier, Problem, list[str]]] = [
-    (math_answer(), SUM, [r"so \boxed{4}", r"\boxed{5}", "the answer is 8/2", ""]),
+    (math_answer(seconds=SLOWLY), SUM, [r"so \boxed{4}", r"\boxed{5}", "the answer is 8/2", ""]),
     (countdown(), PUZZLE, ["<answer>2*3+7</answer>", "<answer>2+3+7</answer>", "no idea"]),
     (
-        unit_tests(),
+        unit_tests(timeout=SLOWLY),
         CODE,
         [
             "```python\ndef add(a, b):\n    return a + b\n```",
@@ -210,12 +214,12 @@ ASKED: list[tuple[Verifier, Problem, list[str]]] = [
             "none",
         ],
     ),
-    (consensus(), SUM, [r"\boxed{4}", r"\boxed{4}", r"\boxed{5}"]),
+    (consensus(seconds=SLOWLY), SUM, [r"\boxed{4}", r"\boxed{4}", r"\boxed{5}"]),
     (lambda problem, branch: "4" in branch.text, SUM, ["4", "5"]),
     (by_length, SUM, ["a" * 20, "a" * 200, ""]),
     (InBatches(), SUM, ["yes", "no", "yes yes", "never"]),
     (BySteps(), SUM, ["whole", "half"]),
-    (all_of(math_answer(), by_length), SUM, [r"\boxed{4}", r"\boxed{5}"]),
+    (all_of(math_answer(seconds=SLOWLY), by_length), SUM, [r"\boxed{4}", r"\boxed{5}"]),
     (nonsense, SUM, ["x"]),
     *((Raises(what), SUM, ["x"]) for what in ("value", "unpicklable", "exit", "usage", "machine", "plugin", "sandbox")),
 ]
@@ -326,7 +330,7 @@ def test_what_verifiers_share_they_share_there(ray_session: None):
 
 def test_a_search_is_none_the_wiser(ray_session: None):
     script = [r"\boxed{5}", r"\boxed{6}", r"\boxed{4}"]
-    with remote(math_answer(), places=2) as made:
+    with remote(math_answer(seconds=SLOWLY), places=2) as made:
         decoder = ScriptedDecoder(script, slots=1)
         with Search(decoder=decoder, verifiers=made.proxies, strategy=BestOfN(3), budget=Budget(branches=3)) as search:
             solution = search.solve(SUM)
@@ -403,7 +407,7 @@ def test_a_branch_that_kills_three_times_is_an_error_and_others_go_on(ray_sessio
             others.append(length(SUM, branch("a" * 50)))
         assert isinstance(call.said, PluginError)
         assert "verifier dies: its process died 3 times on this branch" in str(call.said)
-        assert "worker process has died" in str(call.said)
+        assert re.search("worker process has died|is unavailable", str(call.said))  # Ray may not know yet which
         assert {verdict.score for verdict in others} == {0.5}  # type: ignore[union-attr]
         assert lethal(SUM, branch("live")).status == "accepted"  # type: ignore[union-attr]
         assert made.stats["dies"].retries == 3
