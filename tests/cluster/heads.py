@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -23,8 +24,12 @@ def environment() -> dict[str, str]:
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+    """One of those that neither the system gives to whoever asks for any, as Ray does, nor Ray's servers for clients
+    choose: nobody takes it before it is used."""
+    while True:
+        port = random.SystemRandom().randint(24_100, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 @contextlib.contextmanager
