@@ -225,19 +225,21 @@ class DecoderActor:
 
     def poll(self, heard: int, wait: float, driver: dict[str, Any] | None = None) -> Reply:
         """What has happened since the reply with the number ``heard``, as soon as something has, and after ``wait``
-        seconds at the latest. ``driver`` is the driver's state, for who watches; None is that of before."""
+        seconds at the latest. ``driver`` is the driver's state, for who watches; None is that of before.
+
+        A question that is told to be lost may still wait here when it is asked again: both get the same reply."""
         with self._lock:
             self._driver = driver if driver is not None else self._driver
-            if self._reply is not None and self._reply.number > heard:
-                return self._reply  # it was lost on its way
             deadline = time.monotonic() + wait
-            while (left := self._due(deadline)) > 0:
+            while (reply := self._unheard(heard)) is None and (left := self._due(deadline)) > 0:
                 self._lock.wait(left)
-            self._reply = self._made(heard + 1)
+            if reply is not None:
+                return reply
+            reply = self._reply = self._made(heard + 1)
             self._counts.messages += 1
         if self._meters is not None:
             self._meters()
-        return self._reply
+        return reply
 
     def turn(self, message: bytes) -> bytes:
         """Take a pickled ``Message``: its orders first, then its question; the pickled reply to that. One plain
@@ -319,6 +321,10 @@ class DecoderActor:
             self._counts.explored += sum(branch.explored)
             self._done.append((key, branch))
             self._lock.notify_all()
+
+    def _unheard(self, heard: int) -> Reply | None:
+        """The last reply, where it was lost on its way, or made while another question waited."""
+        return self._reply if self._reply is not None and self._reply.number > heard else None
 
     def _due(self, deadline: float) -> float:
         """Seconds until a reply is due."""

@@ -65,6 +65,7 @@ class Seat:
     heard: int = 0  # number of the last reply
     asked_at: float = 0.0
     ask_at: float | None = None  # when to ask for news next; None while that is under way
+    asking: bool = False  # a question for news is under way: a second one would wait beside it
     sent: tuple[int, Orders] | None = None  # orders that went with the question under way
     unreachable: bool = False
     again_at: float = 0.0
@@ -152,6 +153,7 @@ class Crew:
         seat.state, seat.worker, seat.loaded, seat.node = "starting", None, None, ""
         seat.heard = seat.orders = 0
         seat.unreachable, seat.idle_since, seat.ask_at, seat.sent = False, None, None, None
+        seat.asking = False
         seat.texts = {}
         seat.done_before = self.dispatcher.leases.counts.done
         name = f"led-decoder-{self.run}-{seat.number}-{seat.turn}"
@@ -270,7 +272,7 @@ class Crew:
 
     def _poll(self, seat: Seat, orders: tuple[int, Orders] | None = None) -> None:
         """Ask for news, which come as soon as there are some."""
-        seat.asked_at, seat.ask_at, seat.sent = time.monotonic(), None, orders
+        seat.asked_at, seat.ask_at, seat.sent, seat.asking = time.monotonic(), None, orders, True
         news = None
         if seat.asked_at - seat.told_at > _TELL:
             news, seat.told_at = self._news(seat.asked_at), seat.asked_at
@@ -299,7 +301,7 @@ class Crew:
         return max(0.0, later[0].ask_at - now) if later and later[0].ask_at is not None else None
 
     def _replied(self, seat: Seat, told: bytes | None, error: BaseException | None) -> None:
-        worker = seat.worker
+        worker, seat.asking = seat.worker, False
         if worker is None or seat.state not in ("live", "leaving"):
             return
         if isinstance(error, ActorUnavailableError):  # it may be there again in a moment
@@ -397,7 +399,7 @@ class Crew:
             self._died(seat, MachineError(f"it did not answer for {silent:.0f} s"))
         elif silent > _SILENT:
             self.dispatcher.leases.lost_from_sight(worker)
-        elif seat.unreachable and worker.state == "lost from sight":
+        elif seat.unreachable and worker.state == "lost from sight" and not seat.asking:
             asked = seat.asked_at
             self._poll(seat)  # it was told to be unreachable for now: ask again, and count from the first time
             seat.asked_at = asked

@@ -230,6 +230,26 @@ def test_a_reply_that_is_lost_is_given_again_until_it_is_acknowledged(loaded: De
     assert set(driver.until_done(3)) == {key(request) for request in asked}
 
 
+def test_a_question_that_is_asked_again_while_it_waits_has_one_answer(
+    loaded: DecoderActor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the driver was told that the actor can't be reached: what has ended is told to both."""
+    (asked,) = requests(1)
+    again: list[Reply] = []
+
+    def wait(left: float) -> None:
+        """In place of the first one's waiting."""
+        if not again:
+            loaded._open[key(asked)] = _Open()
+            loaded._hear(key(asked), BranchDone(Branch(id=f"{asked.id}~1", text="x", finish="eos")))
+            again.append(loaded.poll(0, 0.0, {}))
+
+    monkeypatch.setattr(loaded._lock, "wait", wait)
+    reply = loaded.poll(0, 0.1, {})
+    assert [reply] == again
+    assert [attempt for attempt, _ in reply.done] == [key(asked)]
+
+
 def test_a_question_without_news_is_answered_when_its_time_is_up(loaded: DecoderActor) -> None:
     reply = Driver(loaded).ask(0.0)
     assert (reply.number, reply.grown, reply.done) == (1, (), ())
