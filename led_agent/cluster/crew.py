@@ -74,6 +74,7 @@ class Seat:
     futile: int = 0
     done_before: int = 0
     texts: dict[Attempt, str] = field(default_factory=dict)
+    checks: dict[Future[None], DecodeRequest] = field(default_factory=dict)  # which it was asked, and has not answered
     idle_since: float | None = None
     why: str = ""
 
@@ -106,7 +107,7 @@ class Crew:
         self._made = 0
         self._first: Loaded | None = None
         self._first_at = 0.0
-        self._asking: list[tuple[DecodeRequest, Future[None]]] = []
+        self._asking: list[tuple[DecodeRequest, Future[None]]] = []  # checks that nobody could be asked for yet
         self._late_orders: list[tuple[Seat, int, int, Orders]] = []  # and the number of the seat's actor
         self._actor_class: Any = ray.remote(DecoderActor)
 
@@ -308,7 +309,7 @@ class Crew:
             seat.unreachable = True
             if seat.sent is not None:  # whether they arrived isn't known; their number makes it safe to say them again
                 self._late_orders.append((seat, seat.turn, *seat.sent))
-            self.dispatcher.leases.lost_from_sight(worker)
+            self._lost_from_sight(seat, worker)
             return
         if error is not None:
             self._died(seat, error)
@@ -346,35 +347,47 @@ class Crew:
         return text
 
     def check(self, request: DecodeRequest, future: Future[None]) -> None:
-        """Ask a decoder whether it can do this; the one with the least to do."""
-        live = [seat for seat in self.seats if seat.state == "live" and not seat.unreachable]
+        """Ask a decoder whether it can do this; of those that are heard of, the one with the least to do."""
+        if future.done():
+            return
         if self.dispatcher.broken is not None:
             future.set_exception(MachineError(self.dispatcher.broken))
-        elif not live:
+            return
+        heard_of = [
+            s for s in self.seats if s.state == "live" and not s.unreachable and s.worker and s.worker.state == "live"
+        ]
+        if not heard_of:
             self._asking.append((request, future))
-        else:
-            seat = min(live, key=self._load)
-            turn = seat.turn
+            return
+        seat = min(heard_of, key=self._load)
+        seat.checks[future] = request
+        asked, turn = seat.actor.check.remote(request).future(), seat.turn
+        asked.add_done_callback(lambda found: self.dispatcher.post(partial(self._checked, seat, turn, future, found)))
 
-            def answered(found: Future[Packed | None]) -> None:
-                if found.exception() is not None:  # it has died; the next one is asked when that is known
-                    self.dispatcher.post(partial(self._ask_later, seat, turn, request, future))
-                elif (fault := found.result()) is not None:
-                    future.set_exception(unpack(fault))
-                else:
-                    future.set_result(None)
-
-            seat.actor.check.remote(request).future().add_done_callback(answered)
+    def _checked(self, seat: Seat, turn: int, future: Future[None], found: Future[Packed | None]) -> None:
+        request = seat.checks.pop(future, None)
+        if future.done():
+            return
+        if found.exception() is None:
+            fault = found.result()
+            future.set_result(None) if fault is None else future.set_exception(unpack(fault))
+            return
+        if seat.turn == turn and seat.state == "live":
+            seat.unreachable = True
+        if request is not None:  # else others were asked when it was lost from sight
+            self.check(request, future)
 
     def _ask_again(self) -> None:
         asking, self._asking = self._asking, []
         for request, future in asking:
             self.check(request, future)
 
-    def _ask_later(self, seat: Seat, turn: int, request: DecodeRequest, future: Future[None]) -> None:
-        if seat.turn == turn and seat.state == "live":
-            seat.unreachable = True
-        self.check(request, future)
+    def _lost_from_sight(self, seat: Seat, worker: Worker) -> None:
+        """Others get what it holds, and are asked what it was asked. Whoever answers first is heard."""
+        self.dispatcher.leases.lost_from_sight(worker)
+        checks, seat.checks = seat.checks, {}
+        for future, request in checks.items():
+            self.check(request, future)
 
     # --- watching ----------------------------------------------------------------------------------------------
 
@@ -398,7 +411,7 @@ class Crew:
         if silent > _DEAD:
             self._died(seat, MachineError(f"it did not answer for {silent:.0f} s"))
         elif silent > _SILENT:
-            self.dispatcher.leases.lost_from_sight(worker)
+            self._lost_from_sight(seat, worker)
         elif seat.unreachable and worker.state == "lost from sight" and not seat.asking:
             asked = seat.asked_at
             self._poll(seat)  # it was told to be unreachable for now: ask again, and count from the first time

@@ -12,10 +12,13 @@ import pytest
 import ray
 from ray.exceptions import ActorUnavailableError
 
+from led_agent.cluster import crew as crew_module
 from led_agent.cluster.actor import Message, Recipe, Reply
 from led_agent.cluster.crew import Crew, Seat
 from led_agent.cluster.leases import Leases, Worker
 from led_agent.cluster.plan import Share
+from led_agent.tree import Tree
+from led_agent.types import Decoding
 
 
 class Desk:
@@ -80,3 +83,47 @@ def test_an_actor_that_can_not_be_reached_is_asked_for_news_once_at_a_time(crew:
     actor.turns[2][1].set_result(pickle.dumps(Reply(1, (), (), 0.0, 0)))
     crew.tick()
     assert len(actor.turns) == 3  # it is heard of: from now on it is asked when its time has come
+
+
+# --- whether a model can do something ------------------------------------------------------------------------------
+
+(GOOD,) = Tree("Use 4, 7 and 12 to make 40.", decoding=Decoding.plain()).requests(1)
+
+
+def test_a_decoder_that_is_lost_from_sight_is_not_asked(crew: Crew) -> None:
+    lost, hung = seated(crew)
+    _, well = seated(crew)
+    assert lost.worker is not None
+    crew.dispatcher.leases.lost_from_sight(lost.worker)
+    answer: Future[None] = Future()
+    crew.check(GOOD, answer)
+    assert (len(hung.checks), len(well.checks)) == (0, 1)
+    well.checks[0].set_result(None)
+    assert answer.result(0) is None
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_what_a_hung_decoder_was_asked_others_are_asked_once_it_is_lost_from_sight(crew: Crew, late: bool) -> None:
+    seat, hung = seated(crew)
+    _, well = seated(crew)
+    answer: Future[None] = Future()
+    crew.check(GOOD, answer)
+    assert (len(hung.checks), len(well.checks)) == (1, 0)
+    seat.asked_at -= crew_module._SILENT + crew_module._WAIT + 1
+    crew.tick()
+    crew.tick()
+    assert (len(hung.checks), len(well.checks)) == (1, 1)
+    for asked in (hung.checks[0], well.checks[0]) if late else (well.checks[0], hung.checks[0]):
+        asked.set_result(None)  # the second answer changes nothing
+    assert answer.result(0) is None
+
+
+def test_what_a_decoder_that_died_was_asked_is_asked_of_others(crew: Crew) -> None:
+    _, dead = seated(crew)
+    _, well = seated(crew)
+    answer: Future[None] = Future()
+    crew.check(GOOD, answer)
+    dead.checks[0].set_exception(RuntimeError("it died"))
+    assert not answer.done()
+    well.checks[0].set_result(None)
+    assert answer.result(0) is None
