@@ -108,6 +108,7 @@ class Crew:
         self._first: Loaded | None = None
         self._first_at = 0.0
         self._asking: list[tuple[DecodeRequest, Future[None]]] = []  # checks that nobody could be asked for yet
+        self._over: str | None = None  # why nobody answers checks any more, once nobody does
         self._late_orders: list[tuple[Seat, int, int, Orders]] = []  # and the number of the seat's actor
         self._actor_class: Any = ray.remote(DecoderActor)
 
@@ -350,8 +351,8 @@ class Crew:
         """Ask a decoder whether it can do this; of those that are heard of, the one with the least to do."""
         if future.done():
             return
-        if self.dispatcher.broken is not None:
-            future.set_exception(MachineError(self.dispatcher.broken))
+        if (why := self._over or self.dispatcher.broken) is not None:
+            future.set_exception(MachineError(why))
             return
         heard_of = [
             s for s in self.seats if s.state == "live" and not s.unreachable and s.worker and s.worker.state == "live"
@@ -388,6 +389,15 @@ class Crew:
         checks, seat.checks = seat.checks, {}
         for future, request in checks.items():
             self.check(request, future)
+
+    def _refuse_checks(self, why: str) -> None:
+        """Let nobody wait for an answer any more, nor whoever asks later."""
+        self._over = why
+        asked = [future for _, future in self._asking] + [future for seat in self.seats for future in seat.checks]
+        for future in asked:
+            if not future.done():
+                future.set_exception(MachineError(why))
+        self._asking = []
 
     # --- watching ----------------------------------------------------------------------------------------------
 
@@ -450,9 +460,7 @@ class Crew:
         if not self.ready.done():
             self.ready.set_exception(MachineError(why))
         self.dispatcher.give_up(why)
-        asking, self._asking = self._asking, []
-        for _, future in asking:
-            future.set_exception(MachineError(why))
+        self._refuse_checks(why)
 
     # --- leaving -----------------------------------------------------------------------------------------------
 
@@ -482,9 +490,7 @@ class Crew:
 
     def close(self) -> None:
         """End all of them."""
-        asking, self._asking = self._asking, []
-        for _, future in asking:
-            future.set_exception(MachineError("the search was closed"))
+        self._refuse_checks("the search was closed")
         for seat in self.seats:
             if seat.state != "closed":
                 self._close(seat)

@@ -48,6 +48,8 @@ class Dispatcher:
         self._ticked = 0.0
         self._slots = 1
         self._closing = False
+        self._ended = False
+        self._after_the_end = threading.RLock()
         self._thread = threading.Thread(target=self._work, name="led-dispatcher", daemon=True)
         self._thread.start()
 
@@ -59,8 +61,10 @@ class Dispatcher:
         return self._slots
 
     def post(self, act: Callable[[], None]) -> None:
-        """Let this be called in the dispatcher's thread."""
+        """Let this be called in the dispatcher's thread; after that has ended, here."""
         self._inbox.put(act)
+        if self._ended:
+            self._leave_nothing()
 
     def submit(self, request: DecodeRequest, sink: Sink) -> None:
         self.post(lambda: self.leases.submit(request, sink))
@@ -75,9 +79,7 @@ class Dispatcher:
         """End the thread; what is still open is reported as cancelled."""
 
         def last() -> None:
-            for problem, name in list(self.leases.open):
-                self.leases.cancel(problem, [name])
-            self.leases.fail("the search was closed")
+            self._cancel_all()
             self._closing = True
 
         self.post(last)
@@ -107,6 +109,21 @@ class Dispatcher:
             except Exception as error:  # noqa: BLE001 - a fault of this program's own: nobody may wait for ever for it
                 _log.exception("the dispatcher failed")
                 self.leases.fail(f"the dispatcher failed: {type(error).__name__}: {error}")
+                self._tell()
+        self._ended = True
+        self._leave_nothing()
+
+    def _cancel_all(self) -> None:
+        for problem, name in list(self.leases.open):
+            self.leases.cancel(problem, [name])
+        self.leases.fail("the search was closed")
+
+    def _leave_nothing(self) -> None:
+        """What comes as the thread ends, or later, is done and told, too: who asked would wait for ever."""
+        with self._after_the_end, contextlib.suppress(queue.Empty):
+            while True:
+                self._inbox.get_nowait()()
+                self._cancel_all()
                 self._tell()
 
     def _turn(self) -> None:

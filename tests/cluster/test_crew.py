@@ -17,6 +17,7 @@ from led_agent.cluster.actor import Message, Recipe, Reply
 from led_agent.cluster.crew import Crew, Seat
 from led_agent.cluster.leases import Leases, Worker
 from led_agent.cluster.plan import Share
+from led_agent.errors import MachineError
 from led_agent.tree import Tree
 from led_agent.types import Decoding
 
@@ -127,3 +128,15 @@ def test_what_a_decoder_that_died_was_asked_is_asked_of_others(crew: Crew) -> No
     assert not answer.done()
     well.checks[0].set_result(None)
     assert answer.result(0) is None
+
+
+def test_a_crew_that_is_closed_leaves_no_check_unanswered(crew: Crew) -> None:
+    _, actor = seated(crew)
+    answers: list[Future[None]] = [Future(), Future()]
+    crew.check(GOOD, answers[0])
+    crew.close()
+    crew.check(GOOD, answers[1])
+    actor.checks[0].set_exception(RuntimeError("it was ended"))
+    for answer in answers:
+        with pytest.raises(MachineError, match="the search was closed"):
+            answer.result(0)

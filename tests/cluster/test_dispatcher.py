@@ -207,3 +207,23 @@ def test_closing_from_inside_does_not_wait_for_itself() -> None:
     result = ask(dispatcher, REQUESTS[0])
     inside(dispatcher, dispatcher.close)
     assert result.result(SOON).finish == "cancelled"
+
+
+def test_what_is_asked_for_after_the_end_is_told_to_be_cancelled() -> None:
+    dispatcher = Dispatcher()
+    dispatcher.close()
+    assert ask(dispatcher, REQUESTS[0]).result(SOON).finish == "cancelled"
+    inside(dispatcher, lambda: None)
+
+
+def test_what_is_asked_for_as_the_thread_ends_is_told_to_be_cancelled() -> None:
+    dispatcher = Dispatcher()
+    results: list[Future[Branch]] = []
+
+    def at_the_end() -> None:
+        if dispatcher._closing and not results:
+            results.append(ask(dispatcher, REQUESTS[0]))
+
+    dispatcher.last = at_the_end  # at the end of a turn: the inbox isn't looked at again
+    dispatcher.close()
+    assert results[0].result(SOON).finish == "cancelled"
