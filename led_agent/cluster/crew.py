@@ -108,14 +108,17 @@ class Crew:
         self._first: Loaded | None = None
         self._first_at = 0.0
         self._asking: list[tuple[DecodeRequest, Future[None]]] = []  # checks that nobody could be asked for yet
-        self._over: str | None = None  # why nobody answers checks any more, once nobody does
+        self._over: str | None = None  # why there are no decoders any more, once there are none
         self._late_orders: list[tuple[Seat, int, int, Orders]] = []  # and the number of the seat's actor
         self._actor_class: Any = ray.remote(DecoderActor)
 
     # --- how many ----------------------------------------------------------------------------------------------
 
     def resize(self, count: int) -> None:
-        """Have so many decoders from now on: more are started; those with the least to do leave when that is done."""
+        """Have so many decoders from now on: more are started; those with the least to do leave when that is done.
+        Nothing happens once the crew is closed: the last look at the cluster may come after that."""
+        if self._over is not None:
+            return
         there = [seat for seat in self.seats if seat.there]
         for _ in range(count - len(there)):
             seat = Seat(self._made)

@@ -140,3 +140,11 @@ def test_a_crew_that_is_closed_leaves_no_check_unanswered(crew: Crew) -> None:
     for answer in answers:
         with pytest.raises(MachineError, match="the search was closed"):
             answer.result(0)
+
+
+def test_a_crew_that_is_closed_starts_no_decoder(crew: Crew) -> None:
+    seat, _ = seated(crew)
+    crew._actor_class = None  # nothing is made of it
+    crew.close()
+    crew.resize(2)
+    assert (crew.seats, crew.count) == ([seat], 0)
