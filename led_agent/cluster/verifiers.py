@@ -162,6 +162,8 @@ class RemoteVerifiers:
         self._numbers = itertools.count()
         self._changed = threading.Condition()
         self._slots: list[_Slot] = []
+        self._starting: dict[str, Any] = {}  # handles of processes that don't take calls yet, by name
+        self._making = threading.Lock()  # held while one is made, so that none is after the end
         self._closed = threading.Event()
         self._trouble = "all places were removed"  # why there may be no process, once there is none
         self._stats: dict[str, dict[str, float]] = {}
@@ -232,13 +234,16 @@ class RemoteVerifiers:
 
     def close(self) -> None:
         """Close the verifiers and end the processes, after 2 s at most. Idempotent; calls under way are errors."""
-        with self._changed:
+        with self._making, self._changed:
             self._closed.set()
             actors = [slot.actor for slot in self._slots if slot.actor is not None]
+            starting, self._starting = self._starting, {}
             self._slots = []
             for actor in actors:
                 actor.alive = False
             self._changed.notify_all()
+        for handle in starting.values():
+            _kill(handle)
         if not actors or not ray.is_initialized():
             return
         with contextlib.suppress(RayError):  # what is dead can't be closed, and needn't be
@@ -400,8 +405,7 @@ class RemoteVerifiers:
             MachineError, PluginError: one of them can't be started; then none of them is.
         """
         with self._changed:
-            if self._closed.is_set():
-                raise MachineError("the cluster's verifiers were closed; make new ones")
+            self._refuse_closed()
             fresh = []
             for place in places:
                 slot = _Slot(place, set())
@@ -415,17 +419,30 @@ class RemoteVerifiers:
             for slot, *process in started:
                 self._settle(self._ready_at_last(slot, *process))
         except (LedError, _Died) as error:
-            for _, _, handle, _, _ in started:
-                _kill(handle)
             with self._changed:
                 self._slots = [slot for slot in self._slots if slot not in fresh]
-                for slot in fresh:
-                    if slot.actor is not None:
-                        slot.actor.alive = False
+                ended = [slot.actor for slot in fresh if slot.actor is not None]
+                for actor in ended:
+                    actor.alive = False
                 self._changed.notify_all()
+            for _, name, *_ in started:
+                self._abandon(name)
+            for actor in ended:  # also one that was started where the first one died
+                _kill(actor.handle)
             if isinstance(error, _Died):
                 raise MachineError(f"no process for verifiers can be started: {error}") from None
             raise
+
+    def _refuse_closed(self) -> None:
+        if self._closed.is_set():
+            raise MachineError("the cluster's verifiers were closed; make new ones")
+
+    def _abandon(self, name: str) -> None:
+        """End a process that doesn't take calls yet. After the end of all there is none left, and maybe no Ray."""
+        with self._changed:
+            handle = self._starting.pop(name, None)
+        if handle is not None:
+            _kill(handle)
 
     def _ready_at_last(self, slot: _Slot, name: str, handle: Any, due: set[int], coming: Any) -> _Actor:
         """The first process of a place; another one where it dies as it starts. Its node may have been about to go.
@@ -436,7 +453,7 @@ class RemoteVerifiers:
         try:
             return self._ready(slot, name, handle, due, coming)
         except _Died:
-            _kill(handle)
+            self._abandon(name)
         for pause in _FIRST_PAUSES:
             self._closed.wait(pause)
             with contextlib.suppress(_Died):
@@ -465,9 +482,15 @@ class RemoteVerifiers:
         return moved
 
     def _spawn(self, slot: _Slot) -> tuple[str, Any, set[int], Any]:
-        """Begin to start a process: its name, its handle, what it is to load and its word on that."""
+        """Begin to start a process: its name, its handle, what it is to load and its word on that.
+
+        Raises:
+            MachineError: all were closed meanwhile.
+            _Died: Ray can't make it.
+        """
         place = slot.place
         due = set(slot.due)
+        parcel = self._parcel(due)
         options: dict[str, Any] = {
             "num_cpus": place.num_cpus,
             "num_gpus": place.num_gpus,
@@ -482,9 +505,11 @@ class RemoteVerifiers:
         try:
             while True:
                 name = f"led-verifier-{self._name}-{next(self._numbers)}"
-                with contextlib.suppress(ActorAlreadyExistsError):  # another search's that is called the same
-                    handle = made.options(name=name, **options).remote()
-                    return name, handle, due, handle.load.remote(self._parcel(due))
+                # Another search's may be called the same.
+                with contextlib.suppress(ActorAlreadyExistsError), self._making:
+                    self._refuse_closed()
+                    handle = self._starting[name] = made.options(name=name, **options).remote()
+                    return name, handle, due, handle.load.remote(parcel)
         except RayError as error:
             raise _Died(_cause(error)) from None
 
@@ -504,6 +529,7 @@ class RemoteVerifiers:
         return _Actor(slot, name, handle, info, due, seen=time.monotonic())
 
     def _loaded(self, coming: Any) -> Info:
+        self._refuse_closed()
         try:
             info: Info = ray.get(coming, timeout=_START)
         except GetTimeoutError:
@@ -521,12 +547,13 @@ class RemoteVerifiers:
         with self._changed:
             wanted = actor.slot in self._slots
             if wanted:
+                del self._starting[actor.name]
                 actor.slot.actor = actor
                 self._changed.notify_all()
         if wanted:
             self._load_missing(actor)
         else:  # closed, or removed, meanwhile
-            _kill(actor.handle)
+            self._abandon(actor.name)
 
     def _load_missing(self, actor: _Actor) -> None:
         """Load what a place was given since its process was started."""
@@ -587,7 +614,7 @@ class RemoteVerifiers:
         try:
             return self._ready(slot, name, handle, due, coming)
         except BaseException:
-            _kill(handle)
+            self._abandon(name)
             raise
 
 
@@ -670,6 +697,8 @@ def _check_picklable(verifiers: Sequence[Verifier]) -> None:
 
 
 def _kill(handle: Any) -> None:
+    if not ray.is_initialized():
+        return  # all of its processes have ended with it, and this would start another one
     with contextlib.suppress(RayError):  # it is dead already
         ray.kill(handle, no_restart=True)
 

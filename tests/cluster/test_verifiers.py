@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,9 @@ import pytest
 
 import led_agent
 from led_agent import Budget, Problem, Search, Verdict
+from led_agent.cluster import verifiers
 from led_agent.cluster.crossing import pack, pickled, unpack, unpickled
-from led_agent.cluster.verifiers import Place, RemoteVerifiers, check_version
+from led_agent.cluster.verifiers import Place, RemoteVerifiers, _Died, check_version
 from led_agent.errors import LedError, MachineError, PluginError, UsageError
 from led_agent.judging import compares
 from led_agent.protocols import Verifier
@@ -547,6 +549,72 @@ def test_closed_is_closed(ray_session: None):
         made.add(Place())
     made.close()
     assert made.actors == ()
+
+
+def gone(name: str) -> bool:
+    """Whether no process is called so."""
+    import ray
+
+    try:
+        ray.get_actor(name, namespace="led_agent")
+    except ValueError:
+        return True
+    return False
+
+
+def test_a_process_that_is_still_starting_is_ended_with_the_others(ray_session: None, monkeypatch: pytest.MonkeyPatch):
+    waiting: Future[str] = Future()
+    may = threading.Event()
+    ready = RemoteVerifiers._ready
+
+    def late(self: RemoteVerifiers, slot: Any, name: str, *process: Any) -> Any:
+        waiting.set_result(name)
+        assert may.wait(SOON)
+        return ready(self, slot, name, *process)
+
+    with remote(by_length) as made:
+        (slot,) = made._slots
+        assert slot.actor is not None
+        monkeypatch.setattr(RemoteVerifiers, "_ready", late)
+        made._bury(slot.actor, "it was told to die")
+        name = waiting.result(SOON)
+        made.close()
+        try:
+            assert eventually(lambda: gone(name))
+        finally:
+            may.set()
+
+
+def test_what_was_started_in_another_s_place_is_ended_where_not_all_can_be(
+    ray_session: None, monkeypatch: pytest.MonkeyPatch
+):
+    """The first process of the first place dies as it starts, another one takes its place, and the second has none."""
+    names: list[str] = []
+    ready = RemoteVerifiers._ready
+
+    def first_dies_and_third_can_not_be(self: RemoteVerifiers, slot: Any, name: str, *process: Any) -> Any:
+        names.append(name)
+        if len(names) == 1:
+            raise _Died("it is gone")
+        if len(names) == 3:
+            raise MachineError("no room")
+        return ready(self, slot, name, *process)
+
+    monkeypatch.setattr(RemoteVerifiers, "_ready", first_dies_and_third_can_not_be)
+    monkeypatch.setattr(verifiers, "_FIRST_PAUSES", (0.0,))
+    with pytest.raises(MachineError, match="no room"):
+        RemoteVerifiers([by_length], [Place(), Place()], name=f"test-{os.urandom(4).hex()}")
+    assert len(names) == 3
+    assert eventually(lambda: all(map(gone, names)))
+
+
+def test_ending_a_process_starts_no_ray(monkeypatch: pytest.MonkeyPatch):
+    """Ray does so by itself in a program that has left its cluster."""
+    import ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "kill", lambda handle, **options: pytest.fail("it was asked"))
+    verifiers._kill("any")
 
 
 def test_another_version_is_refused():
