@@ -11,6 +11,7 @@ an undisturbed run in one process.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -20,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -125,10 +126,8 @@ class Disturbed:
         return self.done
 
     def kill_decoder(self) -> bool:
-        """One that has loaded its model: on a slow machine most would hit others, which costs the run nothing."""
-        from led_agent.cluster.watch import look
-
-        pids = [status.pid for status in look().decoders]
+        """One of them, whatever it does: it may be loading its model."""
+        pids = [pid for pid, command in _processes() if command.startswith("ray::DecoderActor")]
         return bool(pids) and self._count_killed(random.choice(pids))
 
     def _count_killed(self, pid: int) -> bool:
@@ -160,6 +159,19 @@ class Disturbed:
             self.driver.kill()
         ray.shutdown()
         self.cluster.shutdown()
+
+
+def _processes() -> Iterator[tuple[int, str]]:
+    """Those of this machine whose session is that of this program: no other cluster's."""
+    session = os.environ["LED_CHAOS"]
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdecimal():
+            with contextlib.suppress(OSError):
+                if f"LED_CHAOS={session}".encode() in (folder / "environ").read_bytes():
+                    yield (
+                        int(folder.name),
+                        (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"),
+                    )
 
 
 def _kill(pid: int) -> bool:
@@ -226,6 +238,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one object on the last line")
     given = parser.parse_args()
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["LED_CHAOS"] = str(os.getpid())  # by which all processes of this cluster are known
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.folder or Path(temporary)
         done, outcome = chaos(folder, given.problems, given.branches, given.every, given.kills)
